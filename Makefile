@@ -1,0 +1,49 @@
+# Freshet needs Python 3.11+ and make; everything else is installed into .venv by the first target.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long lint format
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+PACKAGES := kernels service trainer serving
+PINS := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+PYTHON := $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { command -v $$python; break; }; done)
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS=$$'\t' read -r name what; \
+	do printf '  make %-10s %s\n' "$$name" "$$what"; done
+
+demo: $(INSTALLED)  ## trainer and server learn from a simulated feed, live (Ctrl-C ends it)
+	@$(BIN)/freshet demo
+
+test: lint  ## what CI runs: lint, types, tests with coverage (under 10 minutes on two cores)
+	@rm -f .coverage .coverage.*
+	$(BIN)/pytest -m "not long" --cov --cov-report=term --cov-fail-under=90
+
+test-long: $(INSTALLED)  ## the tests that take minutes, outside CI
+	$(BIN)/pytest -m long
+
+lint: $(INSTALLED)  ## ruff, formatting, mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict $(PACKAGES:%=-p %)
+
+format: $(INSTALLED)  ## format and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# torch's CPU build is a tenth of the CUDA build: taken where pip finds it, and not missed elsewhere.
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with the venv module was found;" \
+		"install one (Debian, Ubuntu: apt install python3 python3-venv) and run make again" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "creating .venv with $(PYTHON)"; $(PYTHON) -m venv .venv; }
+	@echo "installing pinned dependencies into .venv (a few minutes, once)"
+	@$(BIN)/python -c 'import torch' 2>/dev/null \
+		|| $(PINS) $(BIN)/pip install --quiet --only-binary torch 'torch==$(TORCH)+cpu' 2>/dev/null \
+		|| true
+	@$(PINS) $(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,118 @@
+"""How every benchmark runs and prints: the check first, then figures, then nothing else.
+
+    def check(options): ...             # raises CheckFailed when a result is wrong
+    def measure(options): yield Figure.of("streams.local.append_per_second", "1/s", values, ...)
+
+    if __name__ == "__main__":
+        raise SystemExit(report.run(report.parser(__doc__), check, measure))
+
+With `--json`, standard output carries one JSON object per figure and nothing else; without it, a
+table. Progress goes to standard error. A failed check prints no figure and gives exit status 1.
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+Check = Callable[[argparse.Namespace], None]
+Measure = Callable[[argparse.Namespace], Iterable["Figure"]]
+
+
+class CheckFailed(Exception):  # noqa: N818 - named like the errors of the product
+    """What is to be measured does not work; the message says what was expected and found."""
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """One measured value with the lowest and highest of its runs."""
+
+    figure: str
+    value: float
+    unit: str
+    low: float
+    high: float
+    runs: int
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(cls, figure: str, unit: str, values: Sequence[float], **settings: Any) -> "Figure":
+        """The median of several runs, with their extremes."""
+        return cls(
+            figure=figure,
+            value=statistics.median(values),
+            unit=unit,
+            low=min(values),
+            high=max(values),
+            runs=len(values),
+            settings=settings,
+        )
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The options every benchmark has; a benchmark adds its own."""
+    options = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--json", action="store_true", help="one JSON object per figure")
+    options.add_argument("--quick", action="store_true", help="under 50 s on two cores")
+    return options
+
+
+def run(
+    options: argparse.ArgumentParser,
+    check: Check,
+    measure: Measure,
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Check, measure, print; return the exit status. `arguments` defaults to the command line."""
+    chosen = options.parse_args(arguments)
+    progress("checking")
+    try:
+        check(chosen)
+    except (CheckFailed, AssertionError) as error:
+        progress(f"the correctness check failed, so nothing is measured: {error}")
+        return 1
+    progress("measuring")
+    figures = []
+    for figure in measure(chosen):
+        figures.append(figure)
+        if chosen.json:
+            print(msgspec.json.encode(figure).decode(), flush=True)
+    if not chosen.json:
+        Console().print(_table(figures))
+    return 0
+
+
+def interleaved(runs: int, measures: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Run each measurement `runs` times, taking turns, so that a slow minute hits them alike."""
+    values: dict[str, list[float]] = {name: [] for name in measures}
+    for turn in range(runs):
+        for name, take in measures.items():
+            values[name].append(take())
+            progress(f"run {turn + 1}/{runs}: {name} {values[name][-1]:,.6g}")
+    return values
+
+
+def progress(text: str) -> None:
+    """Say on standard error what is going on."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _table(figures: Sequence[Figure]) -> Table:
+    table = Table()
+    for heading in ("figure", "value", "unit", "low", "high", "runs", "settings"):
+        table.add_column(heading, justify="right" if heading in _NUMBERS else "left")
+    for figure in figures:
+        numbers = [f"{number:,.6g}" for number in (figure.value, figure.low, figure.high)]
+        settings = ", ".join(f"{key}={value}" for key, value in figure.settings.items())
+        value, low, high = numbers
+        table.add_row(figure.figure, value, figure.unit, low, high, str(figure.runs), settings)
+    return table
+
+
+_NUMBERS = ("value", "low", "high", "runs")

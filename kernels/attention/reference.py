@@ -1,0 +1,40 @@
+"""The specification, in plain torch: one dense block per user, gradients by autograd."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+from kernels.attention.buckets import distance_bucket, time_bucket
+
+if TYPE_CHECKING:
+    from kernels.attention import Events, Rows
+
+
+def attention(
+    q_RHK: Tensor,
+    k_THK: Tensor,
+    v_THV: Tensor,
+    rows: "Rows",
+    events: "Events",
+    distance_bias_P: Tensor,
+    time_bias_S: Tensor,
+    length: int,
+    alpha: float,
+) -> Tensor:
+    """See `kernels.attention.attention`."""
+    out = []
+    row_ends, event_ends = rows.offsets.tolist(), events.offsets.tolist()
+    for b in range(len(row_ends) - 1):
+        asking = slice(row_ends[b], row_ends[b + 1])
+        seen = slice(event_ends[b], event_ends[b + 1])
+        position_T = torch.arange(event_ends[b + 1] - event_ends[b])
+        limit_R1 = rows.limit[asking, None]
+        distance_RT = (rows.position[asking, None] - position_T).clamp(min=0)
+        gap_RT = rows.at_ms[asking, None] - events.at_ms[seen]
+        bias_RT = distance_bias_P[distance_bucket(distance_RT)] + time_bias_S[time_bucket(gap_RT)]
+        logits_HRT = alpha * torch.einsum("rhk,thk->hrt", q_RHK[asking], k_THK[seen]) + bias_RT
+        weights_HRT = torch.where(position_T < limit_R1, silu(logits_HRT) / length, 0.0)
+        out.append(torch.einsum("hrt,thv->rhv", weights_HRT, v_THV[seen]))
+    return torch.cat(out) if out else v_THV.new_zeros((0, *v_THV.shape[1:]))

@@ -1,0 +1,76 @@
+"""What every key index promises, whatever its backend."""
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+RESERVED_KEY = -(2**63)
+"""The key that marks empty places; it is never stored, and asking for it is a ValueError."""
+
+
+class KeyIndex(Protocol):
+    """A map from distinct int64 keys to dense row numbers 0, 1, 2, ...
+
+    Row numbers are a function of the sequence of inserted and removed keys alone: the same for
+    every backend and however the sequence is cut into batches (a batch acts as its keys would one
+    by one). A new key takes the row freed last; while none is free, the next one at the end.
+    One owner at a time: nothing may read while another thread mutates.
+    """
+
+    def lookup(self, keys_N: Tensor) -> Tensor:
+        """Row of each key, int64 [N]; -1 where the key is absent."""
+        ...
+
+    def insert(self, keys_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Row of each key, and True where this occurrence made it (both [N]); all or, on a
+        ValueError for the reserved key, nothing."""
+        ...
+
+    def remove(self, keys_N: Tensor) -> Tensor:
+        """Free the keys' rows in batch order; the row each had, -1 where it was absent."""
+        ...
+
+    def keys(self) -> Tensor:
+        """Key of each row up to `rows_end`, RESERVED_KEY where the row is free. A view."""
+        ...
+
+    def __len__(self) -> int:
+        """Keys present."""
+        ...
+
+    @property
+    def rows_end(self) -> int:
+        """One more than the largest row number ever given out."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated, unused capacity included."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """`keys` by row and the `free` stack, last freed last: all that results depend on."""
+        ...
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Become the index that returned `state`, of either backend."""
+        ...
+
+
+def key_array(keys_N: Tensor) -> npt.NDArray[np.int64]:
+    """The keys as a contiguous numpy array; TypeError unless they are int64 on CPU in one axis."""
+    if keys_N.dtype != torch.int64 or keys_N.dim() != 1 or keys_N.device.type != "cpu":
+        raise TypeError(
+            f"keys are {keys_N.dtype} {list(keys_N.shape)} on {keys_N.device}; "
+            "pass a one-dimensional int64 tensor on CPU"
+        )
+    keys: npt.NDArray[np.int64] = keys_N.contiguous().numpy()
+    return keys
+
+
+def reserved_key_error(position: int) -> ValueError:
+    """The error for the reserved key at a position of a batch."""
+    return ValueError(f"key {position} of the batch is the reserved key -2^63; no id maps to it")

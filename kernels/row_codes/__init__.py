@@ -1,0 +1,82 @@
+"""Rows as 8-bit codes with a float16 scale and bias per row: a snapshot's form of the table.
+
+Scale and bias are rounded to float16 first, outwards (bias down, scale up), so that the 256 levels
+span the row and every component lies within half a scale of its code's value:
+`|x - decoded| <= scale / 2`, plus float32 rounding of the sum. A row that is constant at a float16
+number is exact (scale 0); at any other number it is within 2^-19 of its size, or 2^-25.
+
+`code * scale` has at most 19 significant bits, so it is exact in float32 and decoding rounds once:
+every backend, with or without fused multiply-add, decodes to the same bits.
+"""
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from kernels.backends import pick
+from kernels.row_codes import cpu, reference
+from kernels.row_codes.codes import Codes
+
+__all__ = ["Codes", "decode", "encode", "gather_decode"]
+
+_BACKENDS: dict[str, ModuleType] = {"reference": reference, "numba": cpu}
+_LARGEST = 65504.0
+
+
+def encode(rows_RD: Tensor, bits: int = 8, backend: str = "numba") -> Codes:
+    """Codes of float32 rows. Only 8 bits exist.
+
+    Raises ValueError for a component that is not finite or beyond float16 (65,504).
+    """
+    if bits != 8:
+        raise ValueError(f"bits = {bits}: rows are coded with 8 bits only")
+    if rows_RD.dim() != 2 or rows_RD.dtype != torch.float32:
+        raise TypeError(f"rows are {rows_RD.dtype} {list(rows_RD.shape)}; pass float32 [R, D]")
+    rows_RD = rows_RD.detach().contiguous()
+    if not rows_RD.numel():
+        empty_R = torch.zeros(len(rows_RD), dtype=torch.float16)
+        return Codes(rows_RD.to(torch.uint8), empty_R, empty_R.clone())
+    chosen = pick(backend, _BACKENDS)
+    low_R, high_R = chosen.limits(rows_RD)
+    _refuse_wide(low_R, high_R)
+    bias_R = _floor_half(low_R + 0.0)  # + 0.0 makes a lowest component of -0.0 a plain zero
+    scale_R = _ceil_half((high_R - bias_R.float()) / 255)
+    return Codes(chosen.encode(rows_RD, scale_R.float(), bias_R.float()), scale_R, bias_R)
+
+
+def decode(codes: Codes, backend: str = "numba") -> Tensor:
+    """All rows, float32 [R, D]."""
+    return gather_decode(codes, torch.arange(len(codes.codes_RD)), backend)
+
+
+def gather_decode(codes: Codes, rows_N: Tensor, backend: str = "numba") -> Tensor:
+    """The chosen rows, float32 [N, D]. Raises IndexError for a row outside 0 .. R-1."""
+    rows_ND: Tensor = pick(backend, _BACKENDS).gather_decode(codes, rows_N)
+    return rows_ND
+
+
+def _refuse_wide(low_R: Tensor, high_R: Tensor) -> None:
+    # NaN fails both comparisons.
+    wrong_R = ~((low_R >= -_LARGEST) & (high_R <= _LARGEST))
+    if wrong_R.any():
+        row = int(wrong_R.nonzero()[0])
+        raise ValueError(
+            f"row {row} spans {low_R[row].item()} .. {high_R[row].item()}; codes need finite "
+            f"components within {_LARGEST:.0f} of 0"
+        )
+
+
+def _floor_half(values_R: Tensor) -> Tensor:
+    """The largest float16 that is not above each value: one bit pattern down from the nearest."""
+    near_R = values_R.half()
+    down_R = torch.where(near_R > 0, -1, 1)  # negative patterns grow downwards, -0.0 included
+    near_R.view(torch.int16).add_((near_R.float() > values_R) * down_R)
+    return near_R
+
+
+def _ceil_half(values_R: Tensor) -> Tensor:
+    """The smallest float16 that is not below each value; none of them is negative."""
+    near_R = values_R.half()
+    near_R.view(torch.int16).add_(near_R.float() < values_R)
+    return near_R

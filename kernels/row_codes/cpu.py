@@ -1,0 +1,91 @@
+"""Row codes in numba, over flat arrays with unsigned indices. Same bits as the reference."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from kernels.row_codes.codes import Codes
+
+_TWO_112 = np.float32(2.0**112)
+
+
+def limits(rows_RD: Tensor) -> tuple[Tensor, Tensor]:
+    low_R, high_R = torch.empty(len(rows_RD)), torch.empty(len(rows_RD))
+    bits, low, high = (t.view(-1).view(torch.int32).numpy() for t in (rows_RD, low_R, high_R))
+    _limits(bits, np.uint64(rows_RD.shape[1]), low, high)
+    return low_R, high_R
+
+
+def encode(rows_RD: Tensor, scale_R: Tensor, bias_R: Tensor) -> Tensor:
+    codes_RD = torch.empty(rows_RD.shape, dtype=torch.uint8)
+    flat, codes = rows_RD.view(-1).numpy(), codes_RD.view(-1).numpy()
+    _encode(flat, scale_R.numpy(), bias_R.numpy(), np.uint64(rows_RD.shape[1]), codes)
+    return codes_RD
+
+
+def gather_decode(codes: Codes, rows_N: Tensor) -> Tensor:
+    end, width = codes.codes_RD.shape
+    out_ND = torch.empty(len(rows_N), width)
+    rows, flat = rows_N.contiguous().numpy(), codes.codes_RD.contiguous().view(-1).numpy()
+    halves = codes.scale_R.view(torch.uint16).numpy(), codes.bias_R.view(torch.uint16).numpy()
+    out = out_ND.view(-1).numpy()
+    reached = _gather_decode(flat, *halves, rows, np.uint64(end), np.uint64(width), out)
+    if reached < len(rows):
+        raise IndexError(f"row {rows[reached]} is outside 0 .. {end - 1}")
+    return out_ND
+
+
+@njit(cache=True, nogil=True)
+def _limits(bits: Any, width: Any, low: Any, high: Any) -> None:
+    """Compares bit patterns as integers, in vector lanes; NaN sorts beyond the infinities."""
+    for r in range(len(low)):
+        base = np.uint64(r) * width
+        lowest = highest = _ordered(bits[base])
+        for d in range(width):
+            value = _ordered(bits[base + d])
+            lowest = value if value < lowest else lowest
+            highest = value if value > highest else highest
+        low[r], high[r] = _ordered(lowest), _ordered(highest)
+
+
+@njit(cache=True, nogil=True)
+def _ordered(bits: Any) -> Any:
+    """A float32's bits as an int32 of the same order, and back: negative patterns are reversed."""
+    return bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
+
+
+@njit(cache=True, nogil=True)
+def _encode(rows: Any, scale: Any, bias: Any, width: Any, codes: Any) -> None:
+    for r in range(len(scale)):
+        base = np.uint64(r) * width
+        step = scale[r] if scale[r] > 0 else np.float32(1)
+        for d in range(width):
+            level = np.rint((rows[base + d] - bias[r]) / step)
+            codes[base + d] = np.uint8(min(max(level, np.float32(0)), np.float32(255)))
+
+
+@njit(cache=True, nogil=True)
+def _gather_decode(
+    codes: Any, scale: Any, bias: Any, rows: Any, end: Any, width: Any, out: Any
+) -> int:
+    for i in range(len(rows)):
+        row = np.uint64(rows[i])
+        if row >= end:
+            return i
+        step, low = _half(scale[row]), _half(bias[row])
+        source, target = row * width, np.uint64(i) * width
+        for d in range(width):
+            out[target + d] = low + np.float32(codes[source + d]) * step
+    return len(rows)
+
+
+@njit(cache=True, nogil=True)
+def _half(bits: Any) -> Any:
+    """A finite float16's bits as float32: exponents are rebased by a product, which also carries
+    subnormal numbers."""
+    magnitude = np.uint32((np.uint32(bits) & np.uint32(0x7FFF)) << np.uint32(13))
+    value = magnitude.view(np.float32) * _TWO_112
+    return -value if bits & np.uint16(0x8000) else value

@@ -1,0 +1,96 @@
+"""What travels on the streams: actions and impressions, and the 64-bit keys of their ids.
+
+Evolution follows msgspec's rules: a new field has a default, no field is renamed or retyped, and
+readers ignore fields they do not know.
+"""
+
+import math
+
+import msgspec
+import xxhash
+
+Id = int | str
+
+MAX_ID_BYTES = 256
+MAX_LIST = 4096
+RESERVED_KEY = -(2**63)
+"""The one 64-bit value that no id maps to: the key index marks empty places with it."""
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Something a user did to an item. `at` is event time in seconds since the epoch."""
+
+    user: Id
+    item: Id
+    action: str
+    at: float
+    v: int = 1
+    id: str | None = None
+    request: str | None = None
+    value: float | None = None
+    context: dict[str, str | int | float | bool | None] | None = None
+
+
+class Impression(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A list that was shown. `history` is how many events of the user its scoring saw."""
+
+    request: str
+    user: Id
+    at: float
+    items: list[Id]
+    v: int = 1
+    positions: list[int] | None = None
+    propensities: list[float] | None = None
+    history: int | None = None
+    version: int | None = None
+
+
+class Rejected(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What could not be read, where it stood, and why."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+    detail: str = ""
+    payload: str = ""
+
+
+def key_of(identifier: Id) -> int:
+    """Map an id to its signed 64-bit key: integers exactly, strings by XXH3-64.
+
+    Two of n strings share a key with probability about n^2 / 2^65. Raises ValueError for an
+    integer outside 64 bits or equal to the reserved key.
+    """
+    if isinstance(identifier, int):
+        if not RESERVED_KEY < identifier < 2**63:
+            raise ValueError(f"id {identifier} is outside -2^63+1 .. 2^63-1; send it as a string")
+        return identifier
+    digest = xxhash.xxh3_64_intdigest(identifier)
+    key = digest - 2**64 if digest >= 2**63 else digest
+    return key if key != RESERVED_KEY else key_of(identifier + "\0")
+
+
+def partition_of(user: Id, partitions: int) -> int:
+    """The partition that holds all events of `user`, so that they stay in order."""
+    return xxhash.xxh3_64_intdigest(str(user)) % partitions
+
+
+def id_problem(identifier: Id) -> str | None:
+    """Why an id cannot be used, or None."""
+    if isinstance(identifier, int):
+        return None if RESERVED_KEY < identifier < 2**63 else "is outside 64 bits"
+    if not identifier:
+        return "is empty"
+    if len(identifier) > MAX_ID_BYTES or len(identifier.encode()) > MAX_ID_BYTES:
+        return f"is longer than {MAX_ID_BYTES} bytes"
+    return None
+
+
+def time_problem(at: float) -> str | None:
+    """Why an event time cannot be used, or None."""
+    if not math.isfinite(at):
+        return "is not a finite number"
+    if not 0 <= at < 2**40:
+        return "is not in seconds since the epoch (0 .. 2^40)"
+    return None

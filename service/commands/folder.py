@@ -1,0 +1,58 @@
+"""What lies where under `--data DIR`, and which processes work on it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.commands.processes import Child
+from service.errors import InputError
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """One Freshet: `stream/`, `versions/`, `logs/` and `settings.toml`."""
+
+    root: Path
+
+    @property
+    def stream(self) -> Path:
+        """The embedded stream."""
+        return self.root / "stream"
+
+    @property
+    def settings(self) -> Path:
+        """What trainer and server read, where it exists."""
+        return self.root / "settings.toml"
+
+    @property
+    def end(self) -> Path:
+        """Says to a trainer started with `--until-end` that nothing more will be appended."""
+        return self.stream / "END"
+
+    @property
+    def status(self) -> Path:
+        """What the trainer says about itself when it ends."""
+        return self.root / "trainer.json"
+
+    def log(self, name: str) -> Path:
+        """The log of one process."""
+        return self.root / "logs" / f"{name}.log"
+
+    def require_no_stream(self, remedy: str) -> None:
+        """Raise InputError with the remedy if something was appended here before."""
+        if self.stream.exists():
+            raise InputError(f"{self.root} already holds a stream; {remedy}")
+
+    def arguments(self, settings: Path | None = None) -> list[str]:
+        """The options that trainer and server share."""
+        chosen = settings or (self.settings if self.settings.exists() else None)
+        return ["--data", str(self.root), *(["--settings", str(chosen)] if chosen else [])]
+
+    def trainer(self, metrics_port: int, *more: str) -> Child:
+        """Start the trainer, its metrics on `metrics_port`; `more` are further arguments."""
+        arguments = [*self.arguments(), "--metrics-port", str(metrics_port), *more]
+        return Child("trainer", arguments, self.log("trainer"), metrics_port)
+
+    def server(self, port: int) -> Child:
+        """Start the server on 127.0.0.1."""
+        arguments = [*self.arguments(), "--port", str(port)]
+        return Child("serving", arguments, self.log("serving"), port)

@@ -1,0 +1,125 @@
+"""`freshet replay`: a file of past actions becomes the stream, and the trainer learns from it."""
+
+import math
+import re
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from service.commands.action_table import ActionTable
+from service.commands.folder import DataFolder
+from service.commands.processes import Child, free_port, stopping
+from service.commands.report import Report
+from service.commands.settings_file import overlay
+from service.commands.view import ReplayView
+from service.errors import InputError
+from service.settings import Settings
+from service.streams.local import LocalStream, LocalStreamSettings
+
+TOPIC = "actions"
+BATCH = 10_000
+LOOK_SECONDS = 0.5
+DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+SPEED = re.compile(r"(\d+(?:\.\d+)?)x?")
+
+
+def seconds_of(text: str) -> float:
+    """A duration like 90s, 10m, 1h or 2d in seconds."""
+    match = DURATION.fullmatch(text)
+    if not match:
+        raise InputError(f"duration {text!r} cannot be read; write it like 30s, 10m, 1h or 2d")
+    return float(match[1]) * UNIT_SECONDS[match[2]]
+
+
+def speed_of(text: str) -> float:
+    """Event seconds per second: 60 for `60x`, infinity for `max`."""
+    match = SPEED.fullmatch(text)
+    if text != "max" and not (match and float(match[1])):
+        raise InputError(f"speed {text!r} cannot be read; write max, or like 60x")
+    return float(match[1]) if match else math.inf
+
+
+def replay_settings(base: Path | None, types: list[str], publish_every: str) -> dict[str, Any]:
+    """The settings of a replay: what the action file implies, under what the file `base` says."""
+    implied = {
+        "stream": {"partitions": 1},
+        "actions": {"types": {name: {"positive": True, "weight": 1.0} for name in types}},
+        "trainer": {"publish_event_seconds": seconds_of(publish_every)},
+    }
+    return overlay(implied, Settings.load(base).to_dict())
+
+
+class Replay:
+    """One table of actions on its way through the stream into the trainer."""
+
+    def __init__(self, table: ActionTable, folder: DataFolder, view: ReplayView) -> None:
+        self._table, self._folder, self._view = table, folder, view
+        self._looked = 0.0
+
+    def run(self, speed: float) -> Report:
+        """Append what the stream does not hold yet, train everything, publish, report.
+
+        1. start the trainer; 2. append in event-time order, with event time as append time;
+        3. make it durable; 4. mark the end; 5. wait until the trainer has trained everything,
+        published and ended. Killed at any point, the same replay with `resume` goes on.
+        """
+        started = time.monotonic()
+        self._view.expect(len(self._table))
+        with closing(self._open_stream()) as stream:
+            done = self._held(stream)
+            self._folder.end.unlink(missing_ok=True)
+            trainer = self._folder.trainer(free_port(), "--until-end")
+            with stopping(trainer):
+                for stop in self._due(done, speed):
+                    self._append(stream, done, stop)
+                    done = stop
+                    self._look(trainer, done)
+                stream.sync()
+                self._folder.end.touch()
+                while trainer.running:
+                    self._look(trainer, done)
+                    time.sleep(LOOK_SECONDS / 2)
+        return Report.of(self._table, trainer.readings, time.monotonic() - started, self._folder)
+
+    def _open_stream(self) -> LocalStream:
+        settings = Settings.load(self._folder.settings)
+        return LocalStream(self._folder.stream, settings.section("stream", LocalStreamSettings))
+
+    def _held(self, stream: LocalStream) -> int:
+        """How many rows of the table the stream holds. Raises InputError if they are others."""
+        _, end = stream.bounds(TOPIC, 0)
+        last = [record.payload for record in stream.read(TOPIC, 0, end - 1, 1)] if end else []
+        if last != self._table.payloads(end - 1, end)[: len(last)] or end > len(self._table):
+            raise InputError(
+                f"{self._folder.root} holds {end} actions that are not the first of this file; "
+                "resume with the same file and options, or choose another --data"
+            )
+        return end
+
+    def _append(self, stream: LocalStream, start: int, stop: int) -> None:
+        table = self._table
+        stream.append(TOPIC, 0, table.payloads(start, stop), table.append_ms(start, stop))
+
+    def _due(self, done: int, speed: float) -> Iterator[int]:
+        """Where the next batch ends, whenever one is due at `speed` event seconds per second."""
+        at_T = self._table.at_T
+        began, first = time.monotonic(), float(at_T[min(done, len(at_T) - 1)])
+        while done < len(at_T):
+            now = first + (time.monotonic() - began) * speed if speed < math.inf else math.inf
+            due = min(int(np.searchsorted(at_T, now, side="right")), done + BATCH)
+            if due > done:
+                done = due
+                yield done
+            else:
+                time.sleep(0.02)
+
+    def _look(self, trainer: Child, appended: int) -> None:
+        """Show how far it is, at most twice a second. Raises ProcessError if the trainer failed."""
+        if time.monotonic() - self._looked >= LOOK_SECONDS:
+            self._looked = time.monotonic()
+            self._view.advance(appended, trainer.look())

@@ -1,0 +1,341 @@
+"""From streams to events: merge, validation, rejection and the watermark, in one reducer.
+
+The trainer and every history writer read through it, so that they accept the same actions in the
+same order. Acceptance is a function of the records alone, never of a wall clock: how late or how
+early an event is, is judged against its record's append time.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+import xxhash
+from pydantic import Field
+
+from service.action_types import ActionTypes
+from service.actions import (
+    MAX_LIST,
+    Action,
+    Id,
+    Impression,
+    Rejected,
+    id_problem,
+    key_of,
+    time_problem,
+)
+from service.errors import OffsetError
+from service.histories.local import Events
+from service.settings import Section
+from service.streams import Record, Stream
+
+Offsets = dict[str, dict[int, int]]
+"""Next record to read, by topic and partition."""
+
+READ_RECORDS = 4096
+POLL_SECONDS = 0.002
+MAX_PAYLOAD_SHOWN = 1024
+
+
+class IntakeSettings(Section):
+    """Section [intake]."""
+
+    topics: tuple[str, ...] = ("actions", "impressions")
+    max_future_seconds: float = Field(300, ge=0, description="event time after append time")
+    max_late_seconds: float = Field(30 * 86_400, ge=0, description="event time before append time")
+    idle_ms: int = Field(200, ge=0, description="how long an empty partition holds the others up")
+
+
+@dataclass
+class Block:
+    """The next merged records of the stream, decoded: the unit of progress."""
+
+    events: Events
+    requests: list[str | None]
+    """Request id of each event, where the action names the impression it follows."""
+    items: list[Id]
+    """Original id of each event's item."""
+    impressions: list[Impression]
+    rejected: list[Rejected]
+    offsets: Offsets
+    watermark_ms: int
+    records: int
+
+
+@dataclass
+class _Partition:
+    """One partition being read: its buffered records and the largest event time seen so far."""
+
+    topic: str
+    number: int
+    next_offset: int
+    largest_ms: int = 0
+    buffer: list[Record] = field(default_factory=list)
+    used: int = 0
+    empty_since: float | None = None
+
+    @property
+    def head(self) -> Record | None:
+        return self.buffer[self.used] if self.used < len(self.buffer) else None
+
+    @property
+    def place(self) -> tuple[int, str, int]:
+        """The merge takes the head of the partition with the smallest place."""
+        return self.largest_ms, self.topic, self.number
+
+    def fill(self, stream: Stream) -> None:
+        if self.used < len(self.buffer):
+            return
+        self.buffer = stream.read(self.topic, self.number, self.next_offset, READ_RECORDS)
+        self.used = 0
+        if self.buffer:
+            self.empty_since = None
+        elif self.empty_since is None:
+            self.empty_since = time.monotonic()
+
+
+class Intake:
+    """Reads one block after another from all partitions of its topics."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        settings: IntakeSettings,
+        types: ActionTypes,
+        offsets: Offsets | None = None,
+        watermark_ms: int = 0,
+        largest_ms: Mapping[str, int] | None = None,
+    ) -> None:
+        """Start at `offsets` (default: the first record held of each partition).
+
+        Raises OffsetError if an offset is no longer, or not yet, in the stream.
+        """
+        self._stream = stream
+        self._settings = settings
+        self._codes = types.codes
+        self._decode_action: Callable[[bytes], Any] = msgspec.json.Decoder(Action).decode
+        self._decode_impression: Callable[[bytes], Any] = msgspec.json.Decoder(Impression).decode
+        self._partitions = [
+            _Partition(topic, number, self._start(topic, number, offsets))
+            for topic in sorted(settings.topics)
+            for number in range(stream.partitions(topic))
+        ]
+        for p in self._partitions:
+            p.largest_ms = (largest_ms or {}).get(f"{p.topic}:{p.number}", 0)
+        self.watermark_ms = watermark_ms
+
+    @property
+    def offsets(self) -> Offsets:
+        """Next record of each partition: everything before it has been handed out."""
+        offsets: Offsets = {topic: {} for topic in self._settings.topics}
+        for p in self._partitions:
+            offsets[p.topic][p.number] = p.next_offset
+        return offsets
+
+    @property
+    def largest_ms(self) -> dict[str, int]:
+        """Largest event time handed out per partition, as `topic:partition`: the merge's state."""
+        return {f"{p.topic}:{p.number}": p.largest_ms for p in self._partitions}
+
+    def lag(self) -> int:
+        """Records not read yet, for display only."""
+        return sum(
+            self._stream.bounds(p.topic, p.number)[1] - p.next_offset for p in self._partitions
+        )
+
+    def block(
+        self,
+        max_records: int,
+        wait_seconds: float,
+        ended: Callable[[], bool] | None = None,
+    ) -> Block | None:
+        """The next `max_records` records, or fewer once `wait_seconds` have passed; None if none.
+
+        With `ended`, an empty partition is waited for until `ended()` says that nothing more will
+        be appended to any: then blocks depend on the stream alone and a replay repeats.
+        """
+        deadline = time.monotonic() + wait_seconds
+        builder = _Builder(self._codes, self._settings)
+        while builder.records < max_records:
+            final = ended is not None and ended()  # before reading: what is empty then stays empty
+            chosen = self._next(final, patient=ended is not None)
+            if chosen is not None:
+                self._take(chosen, builder, max_records)
+            elif final or time.monotonic() >= deadline:
+                break
+            else:
+                time.sleep(POLL_SECONDS)
+        if not builder.records:
+            return None
+        self.watermark_ms = max(self.watermark_ms, self._watermark())
+        return builder.build(self.offsets, self.watermark_ms)
+
+    def _start(self, topic: str, number: int, offsets: Offsets | None) -> int:
+        low, end = self._stream.bounds(topic, number)
+        if offsets is None or topic not in offsets:
+            return low
+        offset = offsets[topic].get(number, 0)
+        if not low <= offset <= end:
+            raise OffsetError(
+                f"offset {offset} of {topic}/{number} is outside the stream ({low} .. {end}): "
+                "start from a stream that still holds it, or train anew from the earliest record "
+                "with an empty version directory"
+            )
+        return offset
+
+    def _next(self, final: bool, patient: bool) -> _Partition | None:
+        """The partition whose head comes next; None while one that may still speak is empty."""
+        best: _Partition | None = None
+        for p in self._partitions:
+            p.fill(self._stream)
+            if p.head is None:
+                if not final and (patient or not self._idle(p)):
+                    return None
+            elif best is None or p.place < best.place:
+                best = p
+        return best
+
+    def _idle(self, p: _Partition) -> bool:
+        since = time.monotonic() if p.empty_since is None else p.empty_since
+        return (time.monotonic() - since) * 1000 >= self._settings.idle_ms
+
+    def _take(self, p: _Partition, builder: "_Builder", max_records: int) -> None:
+        """Hand records of `p` to the builder until another partition's head comes first."""
+        others = [o.place for o in self._partitions if o is not p and o.head]
+        bound = min(others, default=None)
+        if p.topic == "actions":
+            add, decode = builder.action, self._decode_action
+        else:
+            add, decode = builder.impression, self._decode_impression
+        while p.used < len(p.buffer) and builder.records < max_records:
+            if bound is not None and p.place > bound:
+                return
+            record = p.buffer[p.used]
+            p.used += 1
+            p.next_offset = record.offset + 1
+            builder.records += 1
+            at_ms = add(record, p, decode)
+            p.largest_ms = max(p.largest_ms, at_ms)
+
+    def _watermark(self) -> int:
+        """Event time up to which every partition that spoke has been read."""
+        spoke = [p.largest_ms for p in self._partitions if p.largest_ms and p.topic == "actions"]
+        return min(spoke, default=0)
+
+
+class _Refused(Exception):
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+class _Builder:
+    """Collects one block, column by column."""
+
+    def __init__(self, codes: Mapping[str, int], settings: IntakeSettings) -> None:
+        self._codes, self._settings = codes, settings
+        self._future_ms = settings.max_future_seconds * 1000
+        self._late_ms = settings.max_late_seconds * 1000
+        self._columns: tuple[list[int], ...] = ([], [], [], [], [])
+        self._requests: list[str | None] = []
+        self._items: list[Id] = []
+        self._impressions: list[Impression] = []
+        self._rejected: list[Rejected] = []
+        self.records = 0
+
+    def action(self, record: Record, p: _Partition, decode: Callable[[bytes], Any]) -> int:
+        """Add one action; return its event time, 0 if it was rejected."""
+        try:
+            action: Action = decode(record.payload)
+            code = self._codes.get(action.action)
+            if code is None:
+                known = ", ".join(self._codes)
+                raise _Refused("unknown_action", f"action {action.action!r}; known are {known}")
+            user, item = _checked_key(action.user, "user"), _checked_key(action.item, "item")
+            at_ms = self._checked_time(action.at, record.append_ms)
+            if action.value is not None:
+                _check_finite(action.value)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, _Refused) as error:
+            self._reject(record, p, error)
+            return 0
+        columns = self._columns
+        columns[0].append(user)
+        columns[1].append(item)
+        columns[2].append(code)
+        columns[3].append(at_ms)
+        columns[4].append(_hash(action.id) if action.id else 0)
+        self._requests.append(action.request)
+        self._items.append(action.item)
+        return at_ms
+
+    def impression(self, record: Record, p: _Partition, decode: Callable[[bytes], Any]) -> int:
+        """Add one impression; return its event time, 0 if it was rejected."""
+        try:
+            shown: Impression = decode(record.payload)
+            _checked_key(shown.user, "user")
+            if not shown.items or len(shown.items) > MAX_LIST:
+                raise _Refused("bad_list", f"{len(shown.items)} items; 1 to {MAX_LIST} are allowed")
+            for item in shown.items:
+                _checked_key(item, "items")
+            at_ms = self._checked_time(shown.at, record.append_ms)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, _Refused) as error:
+            self._reject(record, p, error)
+            return 0
+        self._impressions.append(shown)
+        return at_ms
+
+    def build(self, offsets: Offsets, watermark_ms: int) -> Block:
+        """The block; the builder is used up."""
+        events = Events(*(np.array(column, np.int64) for column in self._columns))
+        return Block(
+            events, self._requests, self._items, self._impressions, self._rejected, offsets,
+            watermark_ms, self.records,
+        )  # fmt: skip
+
+    def _checked_time(self, at: float, append_ms: int) -> int:
+        problem = time_problem(at)
+        if problem:
+            raise _Refused("bad_time", f"at = {at!r} {problem}")
+        at_ms = round(at * 1000)
+        if at_ms - append_ms > self._future_ms:
+            raise _Refused("too_early", f"at is {(at_ms - append_ms) / 1000:.0f} s in the future")
+        if append_ms - at_ms > self._late_ms:
+            raise _Refused("too_late", f"at is {(append_ms - at_ms) / 1000:.0f} s in the past")
+        return at_ms
+
+    def _reject(self, record: Record, p: _Partition, error: Exception) -> None:
+        if isinstance(error, _Refused):
+            reason, detail = error.reason, error.detail
+        elif isinstance(error, msgspec.ValidationError):
+            reason, detail = "bad_field", str(error)
+        else:
+            reason, detail = "bad_json", str(error)
+        shown = record.payload[:MAX_PAYLOAD_SHOWN].decode(errors="replace")
+        self._rejected.append(
+            Rejected(
+                topic=p.topic,
+                partition=p.number,
+                offset=record.offset,
+                reason=reason,
+                detail=detail,
+                payload=shown,
+            )  # fmt: skip
+        )
+
+
+def _checked_key(identifier: Id, name: str) -> int:
+    problem = id_problem(identifier)
+    if problem:
+        raise _Refused("bad_id", f"{name} {problem}")
+    return key_of(identifier)
+
+
+def _check_finite(value: float) -> None:
+    if value != value or value in (float("inf"), float("-inf")):
+        raise _Refused("not_finite", f"value = {value!r}")
+
+
+def _hash(identifier: str) -> int:
+    return (xxhash.xxh3_64_intdigest(identifier) >> 1) or 1

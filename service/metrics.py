@@ -1,0 +1,163 @@
+"""Every metric name of Freshet, in one place.
+
+All names start with `freshet_` and use base units; `_total` is for counters only; durations that
+vary are histograms; no label ever carries a user or an item. Each process owns one of the two
+classes below, with a registry of its own: nothing is global, so tests build as many as they like.
+"""
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.parser import text_string_to_metric_families
+
+STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+REQUEST_BUCKETS = (0.001, 0.002, 0.004, 0.006, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0)
+
+
+class Metrics:
+    """A registry, this process's memory and CPU time, and short ways to make the three kinds."""
+
+    content_type = "text/plain; version=0.0.4; charset=utf-8"
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(namespace="freshet", registry=self.registry)
+
+    def text(self) -> bytes:
+        """The exposition that Prometheus scrapes, in format 0.0.4."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(f"freshet_{name}", help_text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
+        return Gauge(f"freshet_{name}", help_text, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, help_text: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(
+            f"freshet_{name}", help_text, labels, buckets=buckets, registry=self.registry
+        )
+
+
+class TrainerMetrics(Metrics):
+    """What the trainer counts; served by `python -m trainer --metrics-port P`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.actions_total = self._counter(
+            "actions_total", "Actions read, by outcome: trained, skipped or unlearned", "outcome"
+        )
+        self.duplicates_total = self._counter(
+            "duplicates_total", "Actions dropped because their user already sent that id"
+        )
+        self.rejected_total = self._counter(
+            "rejected_total", "Records sent to the rejected topic, by reason", "reason"
+        )
+        self.batches_skipped_total = self._counter(
+            "batches_skipped_total", "Batches not trained: their loss or gradient was not finite"
+        )
+        self.impressions_total = self._counter(
+            "impressions_total", "Impressions read, by outcome of the join", "outcome"
+        )
+        self.stream_lag_records = self._gauge(
+            "stream_lag_records", "Records in the stream that the trainer has not read yet"
+        )
+        self.watermark_seconds = self._gauge(
+            "watermark_seconds", "Event time up to which the stream is believed complete"
+        )
+        self.block = self._gauge("block", "Number of the last block trained")
+        self._learning()
+        self._publishing()
+        self._keeping()
+
+    def _learning(self) -> None:
+        self.loss = self._gauge("loss", "Training loss of the last block, nats per event")
+        self.hit_rate = self._gauge(
+            "hit_rate",
+            "Share of the last 2,000 scored events whose item stood in the top 10 before it was "
+            "learned, by model: online or popularity",
+            "model",
+        )
+        self.step_seconds = self._histogram(
+            "step_seconds", "Time of one training step", STEP_BUCKETS
+        )
+
+    def _publishing(self) -> None:
+        self.version = self._gauge("version", "Number of the last version published")
+        self.publish_seconds = self._histogram(
+            "publish_seconds", "Time from the cut of a version to its commit", STEP_BUCKETS
+        )
+        self.publish_stall_seconds = self._histogram(
+            "publish_stall_seconds", "Time that training stood still for a version", STEP_BUCKETS
+        )
+
+    def _keeping(self) -> None:
+        self.store_rows = self._gauge("store_rows", "Ids with a row of their own", "slot")
+        self.store_bytes = self._gauge(
+            "store_bytes", "Memory of vectors, index and counters", "slot"
+        )
+        self.store_expired_total = self._counter(
+            "store_expired_total", "Rows that outlived their time-to-live and were freed", "slot"
+        )
+        self.histories_users = self._gauge("histories_users", "Users with a history")
+        self.histories_bytes = self._gauge("histories_bytes", "Memory of all histories")
+
+
+class ServingMetrics(Metrics):
+    """What a server counts; served at `/metrics`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests_total = self._counter(
+            "requests_total", "Requests answered, by route and status code", "route", "status"
+        )
+        self.request_seconds = self._histogram(
+            "request_seconds", "Time to answer a request", REQUEST_BUCKETS, "route"
+        )
+        self.version = self._gauge("version", "Number of the version that answers")
+        self.version_age_seconds = self._gauge(
+            "version_age_seconds", "Time since the version that answers was created"
+        )
+        self.versions_refused_total = self._counter(
+            "versions_refused_total", "Versions that could not be loaded, by reason", "reason"
+        )
+        self.impressions_dropped_total = self._counter(
+            "impressions_dropped_total", "Impressions not logged because the queue was full"
+        )
+        self.actions_appended_total = self._counter(
+            "actions_appended_total", "Actions accepted over HTTP and durable in the stream"
+        )
+        self.history_records_total = self._counter(
+            "history_records_total", "Stream records applied to the histories"
+        )
+        self.histories_users = self._gauge("histories_users", "Users with a history")
+
+
+class Readings:
+    """What one scrape said: values by sample name and labels."""
+
+    def __init__(self, text: str) -> None:
+        self._values = {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def get(self, name: str, default: float = 0.0, **labels: str) -> float:
+        """The sample `freshet_NAME` with exactly these labels; `default` when it is absent."""
+        return self._values.get((f"freshet_{name}", frozenset(labels.items())), default)
+
+    def by_label(self, name: str, label: str) -> dict[str, float]:
+        """All samples of `freshet_NAME`, by the value of one label."""
+        return {
+            dict(labels)[label]: value
+            for (sample, labels), value in self._values.items()
+            if sample == f"freshet_{name}" and label in dict(labels)
+        }

@@ -1,0 +1,75 @@
+"""Tokens, layers and heads as one module: what a version's dense weights are.
+
+Shapes: B users, T history events, Q query rows, R target rows, D width, U item vectors at hand,
+A action types, P half-lives of the prior.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, normalize
+
+from kernels.attention import Events, Rows
+from service.model.hstu import HSTU, KeysValues, ModelSettings
+from service.model.tokens import Tokens, Window
+
+PRIOR_EPS = 0.1
+"""Added to decayed counts before their logarithm: an item never seen has a finite prior."""
+
+
+class Encoded:
+    """The history side of some users, computed once and asked any number of times."""
+
+    def __init__(
+        self, events: Events, x_TD: Tensor, seen: list[KeysValues], last_TD: Tensor | None
+    ) -> None:
+        self.events, self.x_TD, self.seen, self.last_TD = events, x_TD, seen, last_TD
+
+
+class Network(nn.Module):
+    """The dense half of the model; item vectors come from the store and are passed in."""
+
+    def __init__(self, settings: ModelSettings, action_types: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.tokens = Tokens(settings.dim)
+        self.hstu = HSTU(settings)
+        self.actions = nn.Linear(settings.dim, action_types)
+        self.prior = nn.Parameter(torch.full((len(settings.priors),), 1 / len(settings.priors)))
+
+    def encode(self, window: Window, items_UD: Tensor) -> Encoded:
+        """Read the histories: every layer's keys and values."""
+        x_TD = self.tokens.history(window, items_UD)
+        seen, last_TD = self.hstu.history(x_TD, window.events)
+        return Encoded(window.events, x_TD, seen, last_TD)
+
+    def users(self, encoded: Encoded, rows: Rows) -> Tensor:
+        """Unit vectors [Q, D]: who asks for the next item at each row's limit and time."""
+        if encoded.last_TD is None:
+            tokens_QD = self.tokens.query(encoded.x_TD, rows, encoded.events)
+            return normalize(self.hstu.ask(tokens_QD, rows, encoded.events, encoded.seen), eps=1e-6)
+        return normalize(self._after_last(encoded.last_TD, encoded.events, rows), eps=1e-6)
+
+    def next_item(self, users_QD: Tensor, items_UD: Tensor) -> Tensor:
+        """`cos / temperature` of every row and item, [Q, U]; the item's prior comes on top."""
+        return users_QD @ (normalize(items_UD, eps=1e-6) / self.settings.temperature).T
+
+    def item_prior(self, counts_UP: Tensor) -> Tensor:
+        """Learned log-linear prior [U] from decayed counts at several half-lives."""
+        return (counts_UP + PRIOR_EPS).log() @ self.prior
+
+    def action_logits(
+        self, encoded: Encoded, item_R: Tensor, items_UD: Tensor, rows: Rows
+    ) -> Tensor:
+        """One logit per action type for each target row, [R, A]."""
+        tokens_RD = self.tokens.target(item_R, items_UD, rows)
+        out_RD = self.hstu.target(tokens_RD, rows, encoded.events, encoded.seen)
+        logits_RA: Tensor = self.actions(layer_norm(out_RD, out_RD.shape[1:], eps=1e-6))
+        return logits_RA
+
+    def _after_last(self, last_TD: Tensor, events: Events, rows: Rows) -> Tensor:
+        first_Q = torch.repeat_interleave(events.offsets[:-1], rows.offsets.diff())
+        empty_Q = rows.limit == 0
+        if not len(last_TD):
+            return self.tokens.start.expand(len(empty_Q), -1)
+        last_Q = (first_Q + rows.limit - 1).masked_fill(empty_Q, 0)
+        return torch.where(empty_Q[:, None], self.tokens.start, last_TD[last_Q])

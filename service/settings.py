@@ -1,0 +1,73 @@
+"""Loads one TOML file; every component owns its own frozen settings class.
+
+Environment variables carry addresses and secrets only; components that need them say so.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from service.errors import SettingsError
+
+SECTIONS = (
+    "actions", "stream", "intake", "histories", "store", "model", "versions", "trainer", "serving",
+)  # fmt: skip
+
+
+class Section(BaseModel):
+    """Base of every component's settings: frozen, validated when built, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+S = TypeVar("S", bound=Section)
+
+
+class Settings:
+    """The sections of one settings file, each validated when its owner asks for it."""
+
+    def __init__(self, sections: Mapping[str, Any] | None = None) -> None:
+        self._sections = dict(sections or {})
+        for name in self._sections:
+            if name not in SECTIONS:
+                raise SettingsError(f"settings section [{name}] is unknown{_nearest(name, SECTIONS)}")
+
+    @classmethod
+    def load(cls, path: Path | None) -> "Settings":
+        """Read a TOML file; None means every default."""
+        if path is None:
+            return cls()
+        try:
+            return cls(tomllib.loads(path.read_text()))
+        except FileNotFoundError:
+            raise SettingsError(f"settings file {path} does not exist") from None
+        except tomllib.TOMLDecodeError as error:
+            raise SettingsError(f"settings file {path} is not TOML: {error}") from None
+
+    def section(self, name: str, kind: type[S]) -> S:
+        """Build one component's settings. Raises SettingsError naming the key and the remedy."""
+        try:
+            return kind.model_validate(self._sections.get(name, {}))
+        except ValidationError as error:
+            raise SettingsError(_explain(name, kind, error)) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The sections as written, to hand to a child process or a manifest."""
+        return dict(self._sections)
+
+
+def _explain(section: str, kind: type[BaseModel], error: ValidationError) -> str:
+    problem = error.errors()[0]
+    where = ".".join([section, *map(str, problem["loc"])])
+    if problem["type"] == "extra_forbidden":
+        return f"setting {where} is unknown{_nearest(str(problem['loc'][-1]), kind.model_fields)}"
+    return f"setting {where} = {problem['input']!r}: {problem['msg']}"
+
+
+def _nearest(name: str, known: Any) -> str:
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {match[0]}?" if match else f"; known are {', '.join(known)}"

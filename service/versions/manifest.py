@@ -1,0 +1,163 @@
+"""The manifest of a version: what it holds, and by its creation the commit itself.
+
+It is JSON for people, and its last member is the SHA-256 of all bytes before it: a flipped digit of
+an offset would otherwise train actions twice.
+
+Evolution follows msgspec's rules: a new field has a default, no field is renamed or retyped, and
+readers ignore fields they do not know. A change that an older reader would misread raises FORMAT.
+"""
+
+import builtins
+import hashlib
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import msgspec
+
+from service.errors import VersionError
+from service.versions.storage import is_safe
+
+FORMAT = 1
+"""The format this release writes, of manifests and of the tensor files they name."""
+
+OLDEST_FORMAT = 1
+"""The oldest format this release still reads: the previous release's, or older."""
+
+PARTS = ("checkpoint", "snapshot", "histories")
+"""What the files of a version are for. A file's name inside its draft begins with its part."""
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class FileEntry(msgspec.Struct, frozen=True):
+    """One file as it must be found: the SHA-256 of its content in hex, and its size."""
+
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    bytes: Count
+
+    @classmethod
+    def of(cls, data: builtins.bytes) -> "FileEntry":
+        """The entry that describes this content."""
+        return cls(hashlib.sha256(data).hexdigest(), len(data))
+
+    def problem(self, data: builtins.bytes) -> str | None:
+        """Why this content is not the one described, or None."""
+        if len(data) < self.bytes:
+            return f"is truncated: {len(data)} of {self.bytes} bytes"
+        if len(data) > self.bytes:
+            return f"is too long: {len(data)} bytes instead of {self.bytes}"
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            return "was altered: its SHA-256 is not the manifest's"
+        return None
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """A version. `files` and the three lists of names are filled in by `Draft.commit`.
+
+    `created_at` is wall time in seconds since the epoch, for people and metrics only;
+    `watermark_ms` is event time. `offsets` are the next records to read by topic and partition,
+    `blocks` the records in each block since the parent, `settings` what the trainer ran with.
+    """
+
+    number: Count
+    parent: int | None
+    created_at: float
+    watermark_ms: int
+    block: Count
+    offsets: dict[str, dict[str, Count]]
+    topic_ids: dict[str, str]
+    format: int = FORMAT
+    blocks: list[Count] = msgspec.field(default_factory=list)
+    settings: dict[str, Any] = msgspec.field(default_factory=dict)
+    counters: dict[str, int | float] = msgspec.field(default_factory=dict)
+    metrics: dict[str, float] = msgspec.field(default_factory=dict)
+    files: dict[str, FileEntry] = msgspec.field(default_factory=dict)
+    checkpoint: list[str] = msgspec.field(default_factory=list)
+    snapshot: list[str] = msgspec.field(default_factory=list)
+    histories: list[str] = msgspec.field(default_factory=list)
+
+    def part(self, name: str) -> list[str]:
+        """The file names of one of PARTS, in the order they were written or shared."""
+        if name not in PARTS:
+            raise ValueError(f"part {name!r} of a version is unknown; known are {', '.join(PARTS)}")
+        names: list[str] = getattr(self, name)
+        return names
+
+    def only(self, part: str) -> str:
+        """The one file of a part. Raises VersionError if there is another number of them."""
+        names = self.part(part)
+        if len(names) != 1:
+            raise VersionError(
+                f"version {self.number} has {len(names)} {part} files instead of one"
+            )
+        return names[0]
+
+    def encode(self) -> bytes:
+        """The manifest as JSON. Raises ValueError for one that could not be read back (NaN)."""
+        data = _sealed(msgspec.json.format(msgspec.json.encode(self), indent=1))
+        try:
+            Manifest.decode(manifest_name(self.number), data)
+        except VersionError as error:
+            raise ValueError(
+                f"a manifest that cannot be read back is not committed: {error}"
+            ) from None
+        return data
+
+    @classmethod
+    def decode(cls, where: str, data: bytes) -> "Manifest":
+        """Read and check a manifest. Raises VersionError naming `where` and what is wrong."""
+        try:
+            check_format(where, msgspec.json.decode(data, type=_Head).format)
+            _check_seal(where, data)
+            manifest = msgspec.json.decode(data, type=cls)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise VersionError(f"{where} is not a manifest: {error}") from None
+        for problem in _problems(manifest, where):
+            raise VersionError(f"{where} {problem}")
+        return manifest
+
+
+class _Head(msgspec.Struct):
+    """All that a manifest of any format has for certain."""
+
+    format: int
+
+
+def check_format(where: str, number: int) -> None:
+    """Raise VersionError unless this release reads files of format `number`."""
+    if not OLDEST_FORMAT <= number <= FORMAT:
+        raise VersionError(
+            f"{where} has format {number}, this release reads formats {OLDEST_FORMAT} to {FORMAT}: "
+            "read it with the release that wrote it, or publish a new version with this one"
+        )
+
+
+def manifest_name(number: int) -> str:
+    """Where the manifest of a version stands."""
+    return f"manifests/{number:08d}.json"
+
+
+_SEAL = b',\n "sha256": "'
+
+
+def _sealed(data: bytes) -> bytes:
+    body = data.removesuffix(b"\n}")
+    return body + _SEAL + hashlib.sha256(body).hexdigest().encode() + b'"\n}\n'
+
+
+def _check_seal(where: str, data: bytes) -> None:
+    body, _, _ = data.rpartition(_SEAL)
+    if data != _sealed(body):
+        raise VersionError(f"{where} was altered: its last member is not the SHA-256 of the rest")
+
+
+def _problems(manifest: Manifest, where: str) -> Iterable[str]:
+    if manifest_name(manifest.number) != where:
+        yield f"is the manifest of version {manifest.number}; someone renamed or copied it"
+    for name in manifest.files:
+        if not is_safe(name):
+            yield f"names the file {name!r}, which could lie outside the directory"
+    for part in PARTS:
+        for name in manifest.part(part):
+            if name not in manifest.files:
+                yield f"lists {name!r} under {part} but has no SHA-256 for it"

@@ -1,0 +1,94 @@
+"""`python -m serving`: one server process on an embedded data folder."""
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import uvicorn
+from fastapi import FastAPI
+
+from service.errors import FreshetError
+from service.settings import Settings
+from serving.app import create_app
+from serving.logs import start_logging
+from serving.server import Server
+
+FINISH_SECONDS = 10
+"""How long requests under way may take after the drain before they are cut off."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT. Returns 0 after a clean stop, 2 for input that is wrong."""
+    options = _parser().parse_args(arguments)
+    start_logging(options.log_level)
+    # One OpenMP thread: requests queue behind the engine anyway, and a second one spins on the
+    # cores of the trainer beside it.
+    torch.set_num_threads(1)
+    try:
+        server = Server(options.data, Settings.load(options.settings))
+    except FreshetError as error:
+        print(f"serving: {error}", file=sys.stderr)
+        return 2
+    # What is loaded now lives as long as the process: the collector need not walk it.
+    gc.freeze()
+    Http(create_app(server), server, options.host, options.port).run()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m serving", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of stream and versions")
+    parser.add_argument("--settings", type=Path, help="TOML file; defaults without it")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument(
+        "--log-level", default="info", choices=["debug", "info", "warning", "error"]
+    )
+    return parser
+
+
+class Http(uvicorn.Server):
+    """uvicorn, stopped in order: not ready, wait for balancers, finish what runs, exit 0."""
+
+    def __init__(self, app: FastAPI, server: Server, host: str, port: int) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=host,
+                port=port,
+                loop="uvloop",
+                http="httptools",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=FINISH_SECONDS,
+            )
+        )
+        self._server = server
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT begin the drain; unlike uvicorn's own they are not raised again."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._drain)
+        yield
+
+    def _drain(self) -> None:
+        self._server.drain()
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._server.settings.drain_seconds, self._stop)
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""The HTTP application: a value built from its server, no globals."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from serving.access import Access
+from serving.problems import Problem
+from serving.routes import router
+from serving.server import Server
+
+log = logging.getLogger("serving.app")
+
+DESCRIPTION = """
+Rankings that learn from the last seconds' actions. Post what users do, ask what to show them.
+
+Every error is a problem document (RFC 9457) with a stable `type`; docs/api.md lists them.
+"""
+
+
+def create_app(server: Server) -> FastAPI:
+    """The application; its lifespan starts and stops the server's threads."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        server.start()
+        try:
+            yield
+        finally:
+            server.close()
+
+    app = FastAPI(title="Freshet", version="1", description=DESCRIPTION, lifespan=lifespan)
+    app.include_router(router(server))
+    app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(HTTPException, _routing_problem)
+    app.add_exception_handler(Exception, _failure)
+    app.add_middleware(Access, metrics=server.metrics)
+    return app
+
+
+async def _problem(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return error.response()
+
+
+async def _routing_problem(request: Request, error: Exception) -> Response:
+    """What the router itself refuses: unknown paths and methods."""
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    kind = "method-not-allowed" if status == HTTPStatus.METHOD_NOT_ALLOWED else "not-found"
+    detail = f"{request.method} {request.url.path}: see /openapi.json for what there is"
+    return Problem(kind, status, detail, headers=error.headers).response()
+
+
+async def _failure(_: Request, error: Exception) -> Response:
+    log.error("request failed", exc_info=error)
+    return Problem(
+        "internal", HTTPStatus.INTERNAL_SERVER_ERROR, "an unexpected error; the server's log has it"
+    ).response()

@@ -1,0 +1,241 @@
+"""Posted batches of actions or impressions: each record is checked, the good ones go into the log.
+
+The elements are records of the stream, so they are msgspec structs as there; what HTTP adds is a
+default time. A record that is refused here goes nowhere; one that is taken passes the same checks
+again when it is read (`service.intake`).
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Generic, TypeVar
+
+import msgspec
+
+from service.actions import (
+    MAX_LIST,
+    Action,
+    Id,
+    Impression,
+    id_problem,
+    partition_of,
+    time_problem,
+)
+from service.streams.protocol import Stream
+from serving.messages import RejectedRecord
+from serving.problems import Problem, invalid_field
+
+MAX_BATCH = 10_000
+
+R = TypeVar("R", Action, Impression)
+
+
+class PostedAction(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """An action as it is posted; `at` is the server's clock when absent."""
+
+    user: Id
+    item: Id
+    action: str
+    at: float | None = None
+    v: int = 1
+    id: str | None = None
+    request: str | None = None
+    value: float | None = None
+    context: dict[str, str | int | float | bool | None] | None = None
+
+
+class PostedImpression(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A list that was really shown, as it is posted; `at` is the server's clock when absent."""
+
+    request: str
+    user: Id
+    items: list[Id]
+    at: float | None = None
+    v: int = 1
+    positions: list[int] | None = None
+    propensities: list[float] | None = None
+    history: int | None = None
+    version: int | None = None
+
+
+ACTION_EXAMPLE = {
+    "id": "a-81f",
+    "user": "u1",
+    "item": "i9",
+    "action": "click",
+    "at": 1732096800.123,
+    "request": "r-5c1",
+}
+IMPRESSION_EXAMPLE = {"request": "r-5c1", "user": "u1", "items": ["i9", "i4"], "positions": [0, 1]}
+
+
+class _Actions(msgspec.Struct, forbid_unknown_fields=True):
+    actions: list[msgspec.Raw]
+
+
+class _Impressions(msgspec.Struct, forbid_unknown_fields=True):
+    impressions: list[msgspec.Raw]
+
+
+@dataclass
+class Batch(Generic[R]):
+    """What a body held: the good records, and the others with their reasons."""
+
+    accepted: list[R] = field(default_factory=list)
+    rejected: list[RejectedRecord] = field(default_factory=list)
+
+
+class RecordError(ValueError):
+    """Why one record cannot be taken."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field} {reason}")
+        self.field = field
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the reader of the log will accept, so that a sender learns at once what it will not."""
+
+    known: tuple[str, ...]
+    """Names of the action types."""
+    max_future_seconds: float
+    max_late_seconds: float
+
+    def time_problem(self, at: float, now: float) -> str | None:
+        """Why an event time cannot be used in a record that arrives `now`, or None."""
+        if problem := time_problem(at):
+            return problem
+        if at - now > self.max_future_seconds:
+            return f"is {at - now:.0f} s in the future; {self.max_future_seconds:g} are allowed"
+        if now - at > self.max_late_seconds:
+            return f"is {now - at:.0f} s in the past; {self.max_late_seconds:g} are allowed"
+        return None
+
+
+def read_actions(body: bytes, rules: Rules, now: float) -> Batch[Action]:
+    """The actions of a body. Raises Problem when the body as a whole cannot be read."""
+    elements = _elements(body, "actions", _Actions)
+
+    def check(raw: msgspec.Raw) -> Action:
+        return _action(_decode_action(raw), rules, now)
+
+    return _sort_out(elements, check)
+
+
+def read_impressions(body: bytes, rules: Rules, now: float) -> Batch[Impression]:
+    """The impressions of a body. Raises Problem when the body as a whole cannot be read."""
+    elements = _elements(body, "impressions", _Impressions)
+    return _sort_out(elements, lambda raw: _impression(_decode_impression(raw), rules, now))
+
+
+def append_by_user(stream: Stream, topic: str, records: Iterable[Action | Impression]) -> None:
+    """Append every record to its user's partition; returns when all are in the log.
+
+    Raises StreamError or OSError; then some partitions may have taken theirs, and the sender
+    should repeat the whole batch: an action with an `id` counts once.
+    """
+    partitions = stream.partitions(topic)
+    payloads: dict[int, list[bytes]] = defaultdict(list)
+    for record in records:
+        payloads[partition_of(record.user, partitions)].append(_encode(record))
+    for partition, some in payloads.items():
+        stream.append(topic, partition, some)
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_action = msgspec.json.Decoder(PostedAction).decode
+_decode_impression = msgspec.json.Decoder(PostedImpression).decode
+
+
+def _elements(
+    body: bytes, name: str, kind: type[_Actions] | type[_Impressions]
+) -> list[msgspec.Raw]:
+    try:
+        elements: list[msgspec.Raw] = getattr(msgspec.json.decode(body, type=kind), name)
+    except msgspec.ValidationError as error:
+        raise invalid_field(*_explain(error, name)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem("not-json", HTTPStatus.BAD_REQUEST, str(error)) from None
+    if not 1 <= len(elements) <= MAX_BATCH:
+        raise invalid_field(name, f"must hold 1 to {MAX_BATCH} elements, not {len(elements)}")
+    return elements
+
+
+def _sort_out(elements: list[msgspec.Raw], check: Callable[[msgspec.Raw], R]) -> Batch[R]:
+    batch: Batch[R] = Batch()
+    for index, raw in enumerate(elements):
+        try:
+            batch.accepted.append(check(raw))
+        except RecordError as error:
+            found = (error.field, error.reason)
+        except msgspec.ValidationError as error:
+            found = _explain(error, "")
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            found = ("", f"is not JSON: {error}")
+        else:
+            continue
+        batch.rejected.append(RejectedRecord(index=index, field=found[0], reason=found[1]))
+    return batch
+
+
+def _action(posted: PostedAction, rules: Rules, now: float) -> Action:
+    at = now if posted.at is None else posted.at
+    _require("user", id_problem(posted.user))
+    _require("item", id_problem(posted.item))
+    _require("at", rules.time_problem(at, now))
+    _require("id", _text_problem(posted.id))
+    _require("request", _text_problem(posted.request))
+    if posted.action not in rules.known:
+        raise RecordError("action", f"is not one of {', '.join(rules.known)}")
+    return Action(
+        user=posted.user, item=posted.item, action=posted.action, at=at, v=posted.v, id=posted.id,
+        request=posted.request, value=posted.value, context=posted.context,
+    )  # fmt: skip
+
+
+def _impression(posted: PostedImpression, rules: Rules, now: float) -> Impression:
+    at = now if posted.at is None else posted.at
+    _require("request", _text_problem(posted.request))
+    _require("user", id_problem(posted.user))
+    _require("at", rules.time_problem(at, now))
+    if not 1 <= len(posted.items) <= MAX_LIST:
+        raise RecordError("items", f"must hold 1 to {MAX_LIST} elements, not {len(posted.items)}")
+    for place, item in enumerate(posted.items):
+        _require(f"items[{place}]", id_problem(item))
+    for name, beside in (("positions", posted.positions), ("propensities", posted.propensities)):
+        if beside is not None and len(beside) != len(posted.items):
+            raise RecordError(name, f"must hold {len(posted.items)} elements, one per item")
+    return Impression(
+        request=posted.request, user=posted.user, at=at, items=posted.items, v=posted.v,
+        positions=posted.positions, propensities=posted.propensities, history=posted.history,
+        version=posted.version,
+    )  # fmt: skip
+
+
+def _require(field: str, problem: str | None) -> None:
+    if problem is not None:
+        raise RecordError(field, problem)
+
+
+def _text_problem(text: str | None) -> str | None:
+    """Why an optional string cannot be used: the bounds of an id hold for it."""
+    return None if text is None else id_problem(text)
+
+
+_PATH = re.compile(r"(?P<detail>.*) - at `\$\.?(?P<field>.*)`$")
+_NAMED = re.compile(r"Object (?P<what>missing required|contains unknown) field `(?P<field>.*)`")
+
+
+def _explain(error: msgspec.ValidationError, whole: str) -> tuple[str, str]:
+    """(field, reason) of msgspec's message; `whole` names the body when no field is to blame."""
+    text = str(error)
+    if named := _NAMED.match(text):
+        missing = named["what"] == "missing required"
+        return named["field"], "is missing" if missing else "is not a known field"
+    if path := _PATH.match(text):
+        return path["field"], path["detail"].replace("`", "")
+    return whole, text.replace("`", "")

@@ -1,0 +1,146 @@
+"""The one thread that owns the served version and the histories.
+
+Everything that reads or changes them is a job on its queue and runs alone: a ranking, a block of
+new events, the change of version. So no answer mixes two versions and no reader stands beside a
+mutation of a table.
+"""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from service.histories.local import Histories, LocalHistories
+from service.model.ranker import Ranker
+from service.versions.manifest import Manifest
+from serving.problems import Problem
+
+log = logging.getLogger("serving.engine")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A loaded, warmed version and what its manifest says."""
+
+    ranker: Ranker
+    manifest: Manifest
+
+    @property
+    def number(self) -> int:
+        """The version's number."""
+        return self.manifest.number
+
+    def age_seconds(self, now: float) -> float:
+        """Time since the version was created, by the clocks of trainer and server."""
+        return max(0.0, now - self.manifest.created_at)
+
+    @property
+    def rows(self) -> str:
+        """How item vectors are held: as in the snapshot, decoded when they are gathered."""
+        return "fp32" if isinstance(self.ranker.items.codes, Tensor) else "int8"
+
+    def describe(self, now: float) -> dict[str, int | float]:
+        """The version as /v1/versions shows it."""
+        return {
+            "number": self.number,
+            "created_at": self.manifest.created_at,
+            "age_seconds": round(self.age_seconds(now), 3),
+            "watermark": self.manifest.watermark_ms / 1000,
+        }
+
+
+@dataclass
+class Tables:
+    """What the engine's thread owns; handed to every job."""
+
+    histories: LocalHistories
+    served: Served | None = None
+
+    def require_served(self) -> Served:
+        """The version that answers. Raises Problem 503 while there is none."""
+        if self.served is None:
+            raise not_ready()
+        return self.served
+
+    def read(self, user_key: int) -> Histories:
+        """All events that are kept of one user; none for an unknown one."""
+        return self.histories.read(np.array([user_key], np.int64), self.histories.settings.capacity)
+
+
+Job = Callable[[Tables], T]
+
+
+def not_ready() -> Problem:
+    """503: nothing can be ranked before the first version is loaded."""
+    return Problem(
+        "not-ready",
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "no version is loaded yet; actions are taken, rankings start with the first version",
+        headers={"Retry-After": "1"},
+    )
+
+
+class Engine:
+    """Runs jobs one after the other on a thread of its own."""
+
+    def __init__(self, tables: Tables, queue_limit: int) -> None:
+        self._tables = tables
+        self._limit = queue_limit
+        self._queue: queue.SimpleQueue[tuple[Future[Any], Job[Any]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin to run jobs."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Finish the jobs that wait, then stop."""
+        self._queue.put(None)
+        self._thread.join()
+
+    @property
+    def served(self) -> Served | None:
+        """The version that answers at this moment; only to look at, not to rank with."""
+        return self._tables.served
+
+    async def ask(self, job: Job[T]) -> T:
+        """Await a request's job. Raises Problem 429 when too many wait, and what the job raises."""
+        if self._queue.qsize() >= self._limit:
+            raise Problem(
+                "overloaded",
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"{self._limit} requests are waiting; try again later or start another server",
+                headers={"Retry-After": "1"},
+            )
+        return await asyncio.wrap_future(self._submit(job))
+
+    def do(self, job: Job[T]) -> T:
+        """Run a job from another thread of this process and wait for it."""
+        return self._submit(job).result()
+
+    def _submit(self, job: Job[T]) -> Future[T]:
+        future: Future[T] = Future()
+        self._queue.put((future, job))
+        return future
+
+    def _run(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            future, job = entry
+            # A request whose client is gone was cancelled: it costs nothing more.
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(job(self._tables))
+            except BaseException as error:
+                future.set_exception(error)
+            del entry, future, job

@@ -1,0 +1,145 @@
+"""Keeps the histories fresh: restores them from a version, then follows the stream.
+
+It needs no trainer: an action changes rankings as soon as it is in the log and read here.
+"""
+
+import logging
+import threading
+from functools import partial
+
+from service.action_types import ActionTypes
+from service.errors import OffsetError, StreamError, VersionError
+from service.histories.segments import Segment
+from service.intake import Block, Intake, IntakeSettings, Offsets
+from service.metrics import ServingMetrics
+from service.streams import Stream
+from service.versions import Manifest, VersionDirectory
+from serving.engine import Engine, Tables
+from serving.settings import ServingSettings
+
+log = logging.getLogger("serving.fresh")
+
+SWEEP_USERS = 512
+"""Users looked at per block for histories whose time has come."""
+RETRY_SECONDS = 1.0
+
+
+class HistoryFollower:
+    """A thread that turns the log into histories, a bounded block between two requests."""
+
+    def __init__(
+        self,
+        directory: VersionDirectory,
+        stream: Stream,
+        engine: Engine,
+        metrics: ServingMetrics,
+        types: ActionTypes,
+        intake: IntakeSettings,
+        serving: ServingSettings,
+    ) -> None:
+        self.caught_up = threading.Event()
+        """Set once the histories are restored and the end of the log was seen."""
+        self._directory = directory
+        self._stream = stream
+        self._engine = engine
+        self._metrics = metrics
+        self._types = types
+        # One user's events share a partition, so histories need no merge: nothing is waited for.
+        self._intake_settings = intake.model_copy(update={"topics": ("actions",), "idle_ms": 0})
+        self._poll_seconds = serving.history_poll_seconds
+        self._records = serving.history_records
+        self._woken = threading.Event()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="histories", daemon=True)
+
+    def start(self) -> None:
+        """Begin to restore and to follow."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Something was appended by this process: read it now."""
+        self._woken.set()
+
+    def close(self) -> None:
+        """Stop following."""
+        self._stopped = True
+        self._woken.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        intake = self._begin()
+        while not self._stopped:
+            self._woken.clear()
+            try:
+                block = intake.block(self._records, wait_seconds=0.0)
+            except StreamError as error:
+                self._complain(error)
+                continue
+            if block is not None:
+                self._apply(block)
+            else:
+                self.caught_up.set()
+                self._woken.wait(self._poll_seconds)
+
+    def _begin(self) -> Intake:
+        """Restore the newest histories that can be read; start the stream where they end."""
+        manifest = self._restore()
+        offsets = _offsets(manifest) if manifest else None
+        watermark_ms = manifest.watermark_ms if manifest else 0
+        while True:
+            try:
+                return self._intake(offsets, watermark_ms)
+            except OffsetError as error:
+                # Another stream than the one that was trained on: better its history than none.
+                log.error("the log does not go on where the version ends: %s", error)
+                offsets = None
+            except StreamError as error:
+                self._complain(error)
+
+    def _complain(self, error: StreamError) -> None:
+        """The log is away: rankings go on with the histories there are."""
+        log.error("the log cannot be read: %s", error)
+        self.caught_up.set()
+        self._woken.wait(RETRY_SECONDS)
+
+    def _intake(self, offsets: Offsets | None, watermark_ms: int) -> Intake:
+        return Intake(self._stream, self._intake_settings, self._types, offsets, watermark_ms)
+
+    def _restore(self) -> Manifest | None:
+        for number in reversed(self._directory.numbers()):
+            try:
+                manifest = self._directory.manifest(number)
+                segments = self._segments(manifest)
+            except VersionError as error:
+                log.error("histories not restored from version %d: %s", number, error)
+            else:
+                for segment in segments:
+                    self._engine.do(partial(_restore, segment))
+                return manifest
+        return None
+
+    def _segments(self, manifest: Manifest) -> list[Segment]:
+        return [
+            Segment.from_tensors(self._directory.open(manifest, name).tensors)
+            for name in manifest.histories
+        ]
+
+    def _apply(self, block: Block) -> None:
+        def append(tables: Tables) -> None:
+            tables.histories.append(block.events, block.watermark_ms)
+            tables.histories.expire(block.watermark_ms, SWEEP_USERS)
+            self._metrics.histories_users.set(len(tables.histories))
+
+        self._engine.do(append)
+        self._metrics.history_records_total.inc(block.records)
+
+
+def _restore(segment: Segment, tables: Tables) -> None:
+    segment.restore(tables.histories)
+
+
+def _offsets(manifest: Manifest) -> Offsets:
+    return {
+        topic: {int(partition): offset for partition, offset in by_partition.items()}
+        for topic, by_partition in manifest.offsets.items()
+    }

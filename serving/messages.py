@@ -1,0 +1,147 @@
+"""Bodies of requests and answers. The application's OpenAPI page is made from them.
+
+Requests are validated by the classes of this file. Answers are encoded with msgspec because 512
+scored items pass through; the classes describe them, and the tests hold every answer against them.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.actions import MAX_ID_BYTES, MAX_LIST, Id
+
+ItemOrUser = Annotated[
+    Annotated[str, Field(strict=True, min_length=1, max_length=MAX_ID_BYTES)]
+    | Annotated[int, Field(strict=True, gt=-(2**63), lt=2**63)],
+    Field(union_mode="left_to_right"),
+]
+"""A string of 1 to 256 bytes, or a 64-bit integer: 7 and "7" are two ids."""
+
+Seconds = Annotated[float, Field(strict=True, ge=0, lt=2**40)]
+RequestId = Annotated[str, Field(strict=True, min_length=1, max_length=MAX_ID_BYTES)]
+Scalar = str | int | float | bool | None
+Count = Annotated[int, Field(strict=True, ge=1)]
+
+USER = Field(description="Whom to rank for; an unknown user has an empty history", examples=["u1"])
+AT = Field(
+    None,
+    description="Time of the request in seconds since the epoch; the server's clock if absent",
+    examples=[1732096800.123],
+)
+REQUEST = Field(
+    None,
+    description="Request id under which the list is logged; made here if absent",
+    examples=["r-5c1"],
+)
+CONTEXT = Field(
+    None, description="Facts about the request; accepted, not used by the model yet", examples=[{}]
+)
+MAX_RECOMMENDED = 1000
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class RankRequest(_Body):
+    """Candidates to put in order for a user."""
+
+    user: ItemOrUser = USER
+    items: list[ItemOrUser] = Field(
+        min_length=1,
+        max_length=MAX_LIST,
+        description="Candidates; a repeated one comes back as often as it was sent",
+        examples=[["i9", "i4", "i7"]],
+    )
+    at: Seconds | None = AT
+    n: Count | None = Field(None, description="Return the best n only", examples=[20])
+    request: RequestId | None = REQUEST
+    context: dict[str, Scalar] | None = CONTEXT
+
+
+class RecommendRequest(_Body):
+    """A user who is to be shown n items of the whole catalogue."""
+
+    user: ItemOrUser = USER
+    n: Count = Field(10, le=MAX_RECOMMENDED, description="How many items", examples=[10])
+    exclude_seen: bool = Field(
+        True, strict=True, description="Leave out items of the user's history"
+    )
+    exclude: list[ItemOrUser] = Field(
+        [], max_length=MAX_LIST, description="Items to leave out", examples=[["i9"]]
+    )
+    at: Seconds | None = AT
+    request: RequestId | None = REQUEST
+    context: dict[str, Scalar] | None = CONTEXT
+
+
+class ScoredItem(_Body):
+    """One item with everything the model says about it."""
+
+    item: Id = Field(examples=["i9"])
+    score: float = Field(description="What the list is sorted by, best first", examples=[2.31])
+    next_item: float = Field(
+        description="Next-item logit: comparable within one answer only", examples=[2.31]
+    )
+    actions: dict[str, float] | None = Field(
+        description="Probability of each action type; null while no impressions were learned",
+        examples=[{"click": 0.23}],
+    )
+
+
+class RankAnswer(_Body):
+    """Items, best first, and the one version that scored them all."""
+
+    request_id: str = Field(examples=["r-5c1"])
+    version: int = Field(examples=[42])
+    version_age_seconds: float = Field(examples=[1.8])
+    took_ms: float = Field(description="From the whole body to the answer", examples=[3.4])
+    items: list[ScoredItem]
+
+
+class RejectedRecord(_Body):
+    """One record of a batch that went nowhere, and why."""
+
+    index: int = Field(description="Position in the batch sent", examples=[3])
+    field: str = Field(examples=["at"])
+    reason: str = Field(examples=["is not in seconds since the epoch (0 .. 2^40)"])
+
+
+class AppendAnswer(_Body):
+    """What became of a batch. `accepted` records are durable in the log."""
+
+    accepted: int = Field(examples=[2])
+    rejected: list[RejectedRecord]
+
+
+class ServedVersion(_Body):
+    """The version that answers."""
+
+    number: int = Field(examples=[42])
+    created_at: float = Field(description="Seconds since the epoch", examples=[1732096801.9])
+    age_seconds: float = Field(examples=[1.8])
+    watermark: float = Field(description="Event time it learned up to, seconds since the epoch")
+
+
+class RefusedVersion(_Body):
+    """A version that could not be loaded."""
+
+    number: int = Field(examples=[43])
+    reason: str = Field(examples=["data/00000043-ab/dense.safetensors: SHA-256 differs"])
+
+
+class VersionsAnswer(_Body):
+    """The versions this server knows, and how it computes."""
+
+    served: ServedVersion | None
+    available: list[int] = Field(examples=[[40, 41, 42]])
+    refused: list[RefusedVersion]
+    compute: dict[str, Any] = Field(
+        examples=[{"rows": "int8", "dense": "fp32", "device": "cpu", "threads": 1}]
+    )
+
+
+class HealthAnswer(_Body):
+    """Whether the server runs (live) or should get requests (ready)."""
+
+    status: str = Field(examples=["ok"])

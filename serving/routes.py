@@ -1,0 +1,234 @@
+"""Every route of the API: reads the body, hands a job to the engine or records to the log."""
+
+import asyncio
+import secrets
+import time
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ValidationError
+
+from service.actions import Id, Impression
+from service.errors import StreamError
+from serving import batches, scoring
+from serving.access import NOTES
+from serving.body import read_body
+from serving.ids import keys_of, user_key
+from serving.logs import hashed
+from serving.messages import (
+    AppendAnswer,
+    HealthAnswer,
+    RankAnswer,
+    RankRequest,
+    RecommendRequest,
+    VersionsAnswer,
+)
+from serving.problems import MEDIA_TYPE, Problem, ProblemDocument, explain
+from serving.server import Server
+
+M = TypeVar("M", bound=BaseModel)
+
+_encode = msgspec.json.Encoder().encode
+
+
+def router(server: Server) -> APIRouter:
+    """All routes, bound to `server`."""
+    routes = APIRouter()
+    _add_ranking(routes, server)
+    _add_log(routes, server)
+    _add_state(routes, server)
+    return routes
+
+
+def _add_ranking(routes: APIRouter, server: Server) -> None:
+    errors = _problems(400, 413, 415, 422, 429, 503)
+
+    @routes.post(
+        "/v1/rank", response_model=RankAnswer, responses=errors, openapi_extra=_takes(RankRequest)
+    )
+    async def rank(request: Request) -> Response:
+        """Put candidates in order for a user."""
+        body = await read_body(request, server.settings.body_limit_bytes)
+        started = time.perf_counter()
+        asked = _parse(RankRequest, body)
+        job = scoring.Rank(
+            user_key(asked.user),
+            asked.items,
+            keys_of("items", asked.items),
+            _milliseconds(asked.at),
+            asked.n,
+        )
+        return await _ranked(server, request, asked, job, started)
+
+    @routes.post(
+        "/v1/recommend",
+        response_model=RankAnswer,
+        responses=errors,
+        openapi_extra=_takes(RecommendRequest),
+    )
+    async def recommend(request: Request) -> Response:
+        """The best n items of the catalogue for a user."""
+        body = await read_body(request, server.settings.body_limit_bytes)
+        started = time.perf_counter()
+        asked = _parse(RecommendRequest, body)
+        job = scoring.Recommend(
+            user_key(asked.user),
+            asked.n,
+            asked.exclude_seen,
+            keys_of("exclude", asked.exclude),
+            _milliseconds(asked.at),
+        )
+        return await _ranked(server, request, asked, job, started)
+
+
+def _add_log(routes: APIRouter, server: Server) -> None:
+    errors = _problems(400, 413, 415, 422, 503)
+
+    @routes.post(
+        "/v1/actions",
+        status_code=HTTPStatus.ACCEPTED,
+        response_model=AppendAnswer,
+        responses=errors,
+        openapi_extra=_takes_batch("actions", batches.PostedAction, batches.ACTION_EXAMPLE),
+    )
+    async def actions(request: Request) -> Response:
+        """Append actions to the log. 202: the accepted ones survive a crash of every process."""
+        body = await read_body(request, server.settings.body_limit_bytes)
+        return await asyncio.to_thread(_append_actions, server, body)
+
+    @routes.post(
+        "/v1/impressions",
+        status_code=HTTPStatus.ACCEPTED,
+        response_model=AppendAnswer,
+        responses=errors,
+        openapi_extra=_takes_batch(
+            "impressions", batches.PostedImpression, batches.IMPRESSION_EXAMPLE
+        ),
+    )
+    async def impressions(request: Request) -> Response:
+        """Append lists that were really shown to the log."""
+        body = await read_body(request, server.settings.body_limit_bytes)
+        return await asyncio.to_thread(_append_impressions, server, body)
+
+
+def _add_state(routes: APIRouter, server: Server) -> None:
+    @routes.get("/v1/versions", response_model=VersionsAnswer)
+    async def versions() -> Response:
+        """The version that answers, those that exist, and those refused with the reason."""
+        return _json(await asyncio.to_thread(server.versions))
+
+    @routes.get("/health/live", response_model=HealthAnswer)
+    async def live() -> Response:
+        """The process runs."""
+        return _json({"status": "ok"})
+
+    @routes.get("/health/ready", response_model=HealthAnswer, responses=_problems(503))
+    async def ready() -> Response:
+        """A version is loaded and warm, histories are restored, and the server is not stopping."""
+        server.require_ready()
+        return _json({"status": "ok"})
+
+    @routes.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Prometheus exposition format 0.0.4."""
+        text = server.exposition()
+        return Response(text, headers={"Content-Type": server.metrics.content_type})
+
+
+async def _ranked(
+    server: Server,
+    request: Request,
+    asked: RankRequest | RecommendRequest,
+    job: scoring.Rank | scoring.Recommend,
+    started: float,
+) -> Response:
+    request_id = asked.request or f"r-{secrets.token_hex(8)}"
+    request.scope[NOTES].update(request_id=request_id, user=hashed(asked.user))
+    ranking = await server.engine.ask(job)
+    request.scope[NOTES]["version"] = ranking.served.number
+    body = _json(scoring.answer(ranking, request_id, time.perf_counter() - started))
+    if server.settings.log_impressions and ranking.items:
+        server.impressions.offer(_impression(asked.user, job.at_ms, request_id, ranking))
+    return body
+
+
+def _impression(user: Id, at_ms: int, request_id: str, ranking: scoring.Ranking) -> Impression:
+    return Impression(
+        request=request_id,
+        user=user,
+        at=at_ms / 1000,
+        items=list(ranking.items),
+        history=ranking.history,
+        version=ranking.served.number,
+    )
+
+
+def _append_actions(server: Server, body: bytes) -> Response:
+    batch = batches.read_actions(body, server.rules, time.time())
+    answer = _append(server, "actions", batch)
+    server.metrics.actions_appended_total.inc(len(batch.accepted))
+    return answer
+
+
+def _append_impressions(server: Server, body: bytes) -> Response:
+    return _append(server, "impressions", batches.read_impressions(body, server.rules, time.time()))
+
+
+def _append(server: Server, topic: str, batch: batches.Batch[Any]) -> Response:
+    try:
+        batches.append_by_user(server.stream, topic, batch.accepted)
+    except (StreamError, OSError) as error:
+        raise Problem(
+            "log-unavailable",
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            f"{error}; send the batch again: actions with an id count once",
+            headers={"Retry-After": "1"},
+        ) from error
+    server.fresh.wake()
+    answer = {"accepted": len(batch.accepted), "rejected": [r.model_dump() for r in batch.rejected]}
+    return _json(answer, HTTPStatus.ACCEPTED)
+
+
+def _parse(kind: type[M], body: bytes) -> M:
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise explain(error) from None
+
+
+def _milliseconds(at: float | None) -> int:
+    return int((time.time() if at is None else at) * 1000)
+
+
+def _json(content: object, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    return Response(_encode(content), status, media_type="application/json")
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    schema = {"$ref": f"#/components/schemas/{ProblemDocument.__name__}"}
+    return {
+        status: {
+            "model": ProblemDocument,
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": schema}},
+        }
+        for status in statuses
+    }
+
+
+def _takes(kind: type[BaseModel]) -> dict[str, Any]:
+    return _request_body(kind.model_json_schema())
+
+
+def _takes_batch(name: str, kind: type[msgspec.Struct], example: dict[str, Any]) -> dict[str, Any]:
+    _, components = msgspec.json.schema_components([kind])
+    elements = {"type": "array", "items": components[kind.__name__], "maxItems": batches.MAX_BATCH}
+    schema = {"type": "object", "required": [name], "properties": {name: elements}}
+    return _request_body({**schema, "example": {name: [example]}})
+
+
+def _request_body(schema: dict[str, Any]) -> dict[str, Any]:
+    content = {"application/json": {"schema": schema}}
+    return {"requestBody": {"required": True, "content": content}}

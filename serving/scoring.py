@@ -1,0 +1,135 @@
+"""What a request asks of the engine: one ranking, all of it by one version.
+
+Shapes: C candidates, N returned items.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from torch import Tensor
+
+from service.actions import Id
+from service.histories.rings import Longs
+from service.model.ranker import Scores
+from serving.engine import Served, Tables
+from serving.retrieval import best_rows, ids_of, keys_of_rows
+
+RERANKED = 256
+"""Items that retrieval hands to the ranking at least: action heads may change their order."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The best items, sorted, with every head's value, and what they were scored with."""
+
+    served: Served
+    history: int
+    """How many events of the user the scoring saw."""
+    items: Sequence[Id]
+    score_N: list[float]
+    next_item_N: list[float]
+    actions: dict[str, list[float]] | None
+    """N probabilities per action type."""
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Job: put the given candidates in order. Ties keep the order in which they were sent."""
+
+    user_key: int
+    items: Sequence[Id]
+    key_C: Longs
+    at_ms: int
+    n: int | None
+
+    def __call__(self, tables: Tables) -> Ranking:
+        """Score every candidate and return the best n."""
+        served = tables.require_served()
+        history = tables.read(self.user_key)
+        scores = served.ranker.rank(history, self.key_C, self.at_ms)
+        return _best(served, int(history.count_B[0]), self.items, scores, self.n)
+
+
+@dataclass(frozen=True)
+class Recommend:
+    """Job: the best n items of the catalogue for a user."""
+
+    user_key: int
+    n: int
+    exclude_seen: bool
+    exclude_key_E: Longs
+    at_ms: int
+
+    def __call__(self, tables: Tables) -> Ranking:
+        """Retrieve by exact search, then rank what was found."""
+        served = tables.require_served()
+        ranker, history = served.ranker, tables.read(self.user_key)
+        seen_E = history.item_T if self.exclude_seen else history.item_T[:0]
+        excluded_E = np.concatenate([self.exclude_key_E, seen_E])
+        found = max(self.n, RERANKED)
+        rows_K = best_rows(ranker, history, self.at_ms, found, excluded_E)
+        scores = ranker.rank(history, keys_of_rows(ranker, rows_K), self.at_ms)
+        items = ids_of(ranker, rows_K)
+        return _best(served, int(history.count_B[0]), items, scores, self.n)
+
+
+def _best(
+    served: Served, history: int, items: Sequence[Id], scores: Scores, n: int | None
+) -> Ranking:
+    order_N = scores.score_C.argsort(descending=True, stable=True)[:n]
+    heads = scores.actions
+    return Ranking(
+        served=served,
+        history=history,
+        items=[items[place] for place in order_N.tolist()],
+        score_N=_values(scores.score_C[order_N]),
+        next_item_N=_values(scores.next_item_C[order_N]),
+        actions=_picked(heads, order_N),
+    )
+
+
+def _picked(heads: dict[str, Tensor] | None, order_N: Tensor) -> dict[str, list[float]] | None:
+    if heads is None:
+        return None
+    return {name: _values(value_C[order_N]) for name, value_C in heads.items()}
+
+
+def _values(score_N: Tensor) -> list[float]:
+    # Six decimals are what fp32 holds of a logit; more digits only make answers longer.
+    values: list[float] = score_N.double().round(decimals=6).tolist()
+    return values
+
+
+class Row(msgspec.Struct, gc=False):
+    """One item of an answer."""
+
+    item: Id
+    score: float
+    next_item: float
+    actions: dict[str, float] | None
+
+
+def answer(ranking: Ranking, request_id: str, took_seconds: float) -> dict[str, object]:
+    """The ranking as the body of an answer."""
+    return {
+        "request_id": request_id,
+        "version": ranking.served.number,
+        "version_age_seconds": round(ranking.served.age_seconds(time.time()), 3),
+        "took_ms": round(took_seconds * 1000, 3),
+        "items": list(
+            map(Row, ranking.items, ranking.score_N, ranking.next_item_N, _heads(ranking))
+        ),
+    }
+
+
+def _heads(ranking: Ranking) -> Sequence[dict[str, float] | None]:
+    if ranking.actions is None:
+        return [None] * len(ranking.items)
+    rows: list[dict[str, float]] = [{} for _ in ranking.items]
+    for name, value_N in ranking.actions.items():
+        for row, value in zip(rows, value_N, strict=True):
+            row[name] = value
+    return rows

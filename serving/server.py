@@ -1,0 +1,111 @@
+"""One server: its stream, its versions, its threads. The HTTP application is built around it."""
+
+import time
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from service.action_types import ActionTypes
+from service.histories.local import HistorySettings, LocalHistories
+from service.intake import IntakeSettings
+from service.metrics import ServingMetrics
+from service.settings import Settings
+from service.streams.local import LocalStream, LocalStreamSettings
+from service.versions.directory import VersionDirectory
+from serving.batches import Rules
+from serving.engine import Engine, Tables, not_ready
+from serving.follow import VersionFollower
+from serving.fresh import HistoryFollower
+from serving.impressions import ImpressionLog
+from serving.problems import Problem
+from serving.settings import ServingSettings
+
+
+class Server:
+    """Everything behind the routes. `data` holds `stream/` and `versions/`; both may be empty."""
+
+    def __init__(self, data: Path, settings: Settings) -> None:
+        self.settings = settings.section("serving", ServingSettings)
+        self.actions = settings.section("actions", ActionTypes)
+        self.intake = settings.section("intake", IntakeSettings)
+        self.metrics = ServingMetrics()
+        self.directory = VersionDirectory(data / "versions")
+        self.stream = LocalStream(data / "stream", settings.section("stream", LocalStreamSettings))
+        histories = LocalHistories(settings.section("histories", HistorySettings))
+        self.engine = Engine(Tables(histories), self.settings.queue_limit)
+        self.follower = VersionFollower(
+            self.directory, self.engine, self.metrics, self.settings.poll_seconds
+        )
+        self.fresh = HistoryFollower(
+            self.directory,
+            self.stream,
+            self.engine,
+            self.metrics,
+            self.actions,
+            self.intake,
+            self.settings,
+        )
+        self.impressions = ImpressionLog(
+            self.stream, self.settings.impressions_queue, self.metrics.impressions_dropped_total
+        )
+        self.rules = Rules(
+            tuple(self.actions.codes),
+            self.intake.max_future_seconds,
+            self.intake.max_late_seconds,
+        )
+        self._draining = False
+
+    def start(self) -> None:
+        """Start every thread; ready is once a version is warm and the histories are there."""
+        self.engine.start()
+        self.impressions.start()
+        self.fresh.start()
+        self.follower.start()
+
+    def drain(self) -> None:
+        """Say "not ready" from now on; requests are still answered."""
+        self._draining = True
+
+    def close(self) -> None:
+        """Stop in the order in which work flows: followers, the engine, the log."""
+        self._draining = True
+        self.follower.close()
+        self.fresh.close()
+        self.engine.close()
+        self.impressions.close()
+        self.stream.close()
+
+    def require_ready(self) -> None:
+        """Raise Problem 503 unless balancers should send requests here."""
+        if self._draining:
+            raise Problem(
+                "not-ready", HTTPStatus.SERVICE_UNAVAILABLE, "the server is shutting down"
+            )
+        if self.engine.served is None or not self.fresh.caught_up.is_set():
+            raise not_ready()
+
+    def versions(self) -> dict[str, Any]:
+        """What this server serves, could serve and refused to serve."""
+        served = self.engine.served
+        return {
+            "served": served and served.describe(time.time()),
+            "available": self.directory.numbers(),
+            "refused": [
+                {"number": refused.number, "reason": refused.reason}
+                for refused in self.follower.refused.values()
+            ],
+            "compute": {
+                "rows": served.rows if served else None,
+                "dense": "fp32" if served else None,
+                "device": "cpu",
+                "threads": torch.get_num_threads(),
+            },
+        }
+
+    def exposition(self) -> bytes:
+        """All metrics as text, those that age brought up to date."""
+        if (served := self.engine.served) is not None:
+            self.metrics.version_age_seconds.set(served.age_seconds(time.time()))
+        return self.metrics.text()

@@ -1,0 +1,26 @@
+"""The `[serving]` section of the settings file."""
+
+from pydantic import Field
+
+from service.settings import Section
+
+
+class ServingSettings(Section):
+    """How one server takes requests in and follows versions and actions."""
+
+    body_limit_bytes: int = Field(4 * 2**20, ge=1024)
+    """Longest request body; a longer one is answered with 413."""
+    queue_limit: int = Field(256, ge=1)
+    """Requests that may wait for the engine; one more is answered with 429."""
+    poll_seconds: float = Field(0.2, gt=0)
+    """How often the version directory is looked at."""
+    history_poll_seconds: float = Field(0.01, gt=0)
+    """How often the stream is looked at for actions that other processes appended."""
+    history_records: int = Field(2048, ge=1)
+    """Most stream records applied to the histories between two requests."""
+    log_impressions: bool = True
+    """Whether what was returned is logged as shown, in topic `impressions`."""
+    impressions_queue: int = Field(4096, ge=1)
+    """Impressions that may wait to be logged; one more is dropped and counted."""
+    drain_seconds: float = Field(0.5, ge=0)
+    """Time between "not ready" and the last request taken, so that balancers notice."""

@@ -1,0 +1,83 @@
+"""`python -m trainer --data DIR`: train from the stream in DIR, publish versions into DIR."""
+
+import argparse
+import json
+import logging
+import signal
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import torch
+from prometheus_client import start_http_server
+
+from service.errors import FreshetError
+from service.settings import Settings
+from service.streams import LocalStream, LocalStreamSettings
+from service.versions import VersionDirectory
+from trainer.build import build
+from trainer.loop import Trainer
+
+_log = logging.getLogger("trainer")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train until SIGTERM or SIGINT, or to the end of the stream; 0 if everything is published."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        _train(options, stop)
+    except FreshetError as error:
+        _log.error("%s", error)
+        return 1
+    return 0
+
+
+def _train(options: argparse.Namespace, stop: threading.Event) -> None:
+    data, settings = options.data, Settings.load(options.settings)
+    stream_settings = settings.section("stream", LocalStreamSettings)
+    with closing(LocalStream(data / "stream", stream_settings)) as stream:
+        versions = VersionDirectory(data / "versions")
+        trainer = build(settings, stream, versions, data / "skipped")
+        torch.set_num_threads(trainer.settings.threads)
+        if options.metrics_port:
+            start_http_server(options.metrics_port, "127.0.0.1", trainer.metrics.registry)
+        with closing(trainer.publisher):
+            end = data / "stream" / "END"
+            trainer.run(stop, end.exists if options.until_end else None)
+        _report(trainer, data / "trainer.json")
+
+
+def _report(trainer: Trainer, path: Path) -> None:
+    """Leave the final counts behind, for whoever started the trainer."""
+    state = trainer.teacher.state
+    report = {
+        **state.counters,
+        "block": state.block,
+        "users": len(state.histories),
+        "history_events": state.histories.live_events,
+        "history_bytes": state.histories.nbytes,
+        "items": len(state.items),
+        "item_bytes": state.nbytes,
+        "hit_rates": trainer.teacher.evaluation.hit_rates(),
+    }
+    path.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="directory of this Freshet")
+    parser.add_argument("--settings", type=Path, help="TOML file (default: every default)")
+    parser.add_argument("--metrics-port", type=int, default=0, help="serve /metrics here (0: no)")
+    parser.add_argument(
+        "--until-end", action="store_true", help="stop at the end of the stream (DIR/stream/END)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

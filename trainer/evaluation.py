@@ -1,0 +1,73 @@
+"""Score before learning: how high each true item stood before the model learned from it.
+
+The candidates are all items that anyone acted on in the last day of event time, none of them
+sampled; ties count against the model; a true item that is not among them is a miss.
+
+Shapes: Q query rows of a batch, A active items, D model width.
+"""
+
+from collections import deque
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from service.histories.rings import Longs
+from trainer.learner import Learner, Scored
+
+ACTIVE_MS = 86_400_000
+LAST = 2_000
+TOP = 10
+BASELINE = 1
+"""The half-life, among the prior's, of the popularity baseline."""
+
+
+class Evaluation:
+    """Hit rates of the last 2,000 scored events, the model's beside decayed popularity's."""
+
+    def __init__(self, learner: Learner, rows_per_block: int) -> None:
+        self._learner, self._rows = learner, rows_per_block
+        self._last_ms_R = np.full(0, -ACTIVE_MS, np.int64)
+        self._hits: dict[str, deque[bool]] = {
+            name: deque(maxlen=LAST) for name in ("online", "popularity")
+        }
+
+    def hit_rates(self) -> dict[str, float]:
+        """HR@10 by model; empty before anything was scored."""
+        return {name: sum(hits) / len(hits) for name, hits in self._hits.items() if hits}
+
+    def score(self, scored: Scored, truth_Q: Longs, now_ms: int) -> None:
+        """Rank a few of the batch's true items, spread evenly over it."""
+        active_A = np.flatnonzero(self._last_ms_R > now_ms - ACTIVE_MS)
+        few = np.linspace(0, len(truth_Q) - 1, min(self._rows, len(truth_Q))).astype(np.int64)
+        if not len(active_A) or not len(few):
+            return
+        learner, rows_A = self._learner, torch.from_numpy(active_A)
+        with torch.no_grad():
+            vectors_AD = normalize(learner.items.gather(rows_A), eps=1e-6)
+            counts_AP = learner.popularity.counts(active_A, now_ms)
+            scores_QA = learner.network.next_item(scored.users_QD[few], vectors_AD)
+            scores_QA = scores_QA + learner.network.item_prior(counts_AP)
+        popular_A = counts_AP[:, min(BASELINE, counts_AP.shape[1] - 1)]
+        for truth, scores_A in zip(truth_Q[few], scores_QA, strict=True):
+            self._note("online", scores_A, active_A, truth)
+            self._note("popularity", popular_A, active_A, truth)
+
+    def observe(self, rows_N: Longs, at_ms_N: Longs) -> None:
+        """The block's events were learned: their items are active now."""
+        top = int(rows_N.max(initial=-1)) + 1
+        if top > len(self._last_ms_R):
+            more = np.full(max(top, 2 * len(self._last_ms_R)) - len(self._last_ms_R), -ACTIVE_MS)
+            self._last_ms_R = np.concatenate([self._last_ms_R, more])
+        np.maximum.at(self._last_ms_R, rows_N, at_ms_N)
+
+    def forget(self, rows_N: Longs) -> None:
+        """Rows that the table freed."""
+        self._last_ms_R[rows_N[rows_N < len(self._last_ms_R)]] = -ACTIVE_MS
+
+    def _note(self, name: str, scores_A: torch.Tensor, active_A: Longs, truth: int) -> None:
+        place = np.searchsorted(active_A, truth)
+        hit = False
+        if place < len(active_A) and active_A[place] == truth:
+            hit = int((scores_A >= scores_A[place]).sum()) <= TOP
+        self._hits[name].append(hit)

@@ -1,0 +1,293 @@
+"""Training examples: context events without loss, new events with loss, each exactly once.
+
+The new events of one user in a block become one example, split where the user's window moves or
+the history restarts. Examples are packed into batches by a budget of model rows.
+
+Shapes: T new events of a block, B examples, E packed history events, Q query rows.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from kernels.attention import Rows
+from kernels.attention import Events as SeenEvents
+from service.histories.local import Accepted, Histories, LocalHistories
+from service.histories.rings import Longs
+from service.model.hstu import window_start
+from service.model.tokens import Window
+from trainer.joiner import Open
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The visible events of B examples, as they enter the model."""
+
+    item_E: Tensor
+    """int64 keys of the items."""
+    action_E: Tensor
+    before_ms_E: Tensor
+    events: SeenEvents
+
+    def window(self, place_E: Tensor) -> Window:
+        """The model's input once items have places among the gathered vectors."""
+        return Window(self.events, place_E, self.action_E, self.before_ms_E)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Next-item examples: what is seen, and one query row per new positive event."""
+
+    seen: Seen
+    queries: Rows
+    truth_Q: Tensor
+    """int64 keys of the items that followed."""
+    event_Q: Tensor
+    """int64: index of the event in the block that each query row predicts."""
+
+
+@dataclass(frozen=True)
+class TargetBatch:
+    """Impressions with what followed: one target row per shown item."""
+
+    seen: Seen
+    targets: Rows
+    item_R: Tensor
+    """int64 keys of the shown items."""
+    label_RA: Tensor
+    """float32, 1 where the action followed."""
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """All examples of a block, packed; `ends` are [B+1]."""
+
+    event_ends: Longs
+    item_E: Longs
+    action_E: Longs
+    at_ms_E: Longs
+    before_ms_E: Longs
+    query_ends: Longs
+    limit_Q: Longs
+    event_Q: Longs
+
+
+def batches(
+    context: Histories, user_of_T: Longs, accepted: Accepted, positive_T: Longs, window: int,
+    row_budget: int,
+) -> Iterator[Batch]:  # fmt: skip
+    """Cut the block's examples into batches of at most `row_budget` rows (one example at least).
+
+    context: what each of the block's users had before the block, users numbered 0 .. U-1 in order
+    of first appearance; user_of_T: that number for each accepted event; positive_T: 1 where the
+    event is a next-item positive.
+    """
+    packed = _pack(context, user_of_T, accepted, positive_T, window)
+    rows_B = np.diff(packed.event_ends) + np.diff(packed.query_ends)
+    for first, last in _cuts(rows_B, row_budget):
+        yield _batch(packed, accepted, first, last)
+
+
+def target_batch(
+    closed: Sequence[Open], histories: LocalHistories, window: int, action_types: int
+) -> TargetBatch | None:
+    """Target rows of closed impressions, each seeing the history that its scoring saw.
+
+    None if no impression can be used: what it saw has left the user's ring or was forgotten.
+    """
+    parts = [part for entry in closed if (part := _target(entry, histories, window))]
+    if not parts:
+        return None
+    seen, limit_B, shown = zip(*parts, strict=True)
+    shown_B = np.array([len(entry.items) for entry in shown])
+    label_RA = np.zeros((int(shown_B.sum()), action_types), np.float32)
+    acted_R = [entry.acted.get(item, 0) for entry in shown for item in entry.items]
+    for a in range(action_types):
+        label_RA[:, a] = [acted >> a & 1 for acted in acted_R]
+    item_E, action_E, at_ms_E, before_ms_E = (
+        np.concatenate(column) for column in zip(*seen, strict=True)
+    )
+    at_ms_B = np.array([entry.at_ms for entry in shown])
+    return TargetBatch(
+        seen=Seen(
+            _tensor(item_E), _tensor(action_E), _tensor(before_ms_E),
+            SeenEvents(_tensor(_ends(np.array(limit_B))), _tensor(at_ms_E)),
+        ),
+        targets=asking(
+            _ends(shown_B), np.repeat(np.array(limit_B), shown_B), np.repeat(at_ms_B, shown_B)
+        ),
+        item_R=_tensor(np.array([item for entry in shown for item in entry.items], np.int64)),
+        label_RA=torch.from_numpy(label_RA),
+    )  # fmt: skip
+
+
+_Columns = tuple[Longs, Longs, Longs, Longs]
+
+
+def _target(
+    entry: Open, histories: LocalHistories, window: int
+) -> tuple[_Columns, int, Open] | None:
+    """What one impression's scoring saw: item, action, time and time before, of each event."""
+    history = histories.read(np.array([entry.user]), histories.settings.capacity)
+    count, held = int(history.count_B[0]), len(history.item_T)
+    saw = entry.history
+    if saw is None:
+        saw = count - int((history.at_ms_T >= entry.at_ms).sum())
+    start = window_start(saw - 1, window) if saw else 0
+    first, last = start - (count - held), saw - (count - held)
+    if first < 0 or last > held:
+        return None
+    before_ms_E = np.full(last - first, -1, np.int64)
+    before_ms_E[max(0, 1 - first) :] = history.at_ms_T[max(first - 1, 0) : max(last - 1, 0)]
+    seen = slice(first, last)
+    columns = (history.item_T[seen], history.action_T[seen], history.at_ms_T[seen], before_ms_E)
+    return columns, last - first, entry
+
+
+def _ends(counts_B: Longs) -> Longs:
+    ends = np.zeros(len(counts_B) + 1, np.int64)
+    np.cumsum(counts_B, out=ends[1:])
+    return ends
+
+
+def _cuts(rows_B: Longs, budget: int) -> Iterator[tuple[int, int]]:
+    first, held = 0, 0
+    for b, rows in enumerate(rows_B.tolist()):
+        if held and held + rows > budget:
+            yield first, b
+            first, held = b, 0
+        held += rows
+    if held:
+        yield first, len(rows_B)
+
+
+def _batch(packed: _Packed, accepted: Accepted, first: int, last: int) -> Batch:
+    event_ends, query_ends = (
+        packed.event_ends[first : last + 1],
+        packed.query_ends[first : last + 1],
+    )
+    seen, asked = slice(event_ends[0], event_ends[-1]), slice(query_ends[0], query_ends[-1])
+    limit_Q, event_Q = packed.limit_Q[asked], packed.event_Q[asked]
+    at_ms_Q = accepted.events.at_ms_T[event_Q]
+    events = SeenEvents(_tensor(event_ends - event_ends[0]), _tensor(packed.at_ms_E[seen]))
+    return Batch(
+        seen=Seen(
+            _tensor(packed.item_E[seen]),
+            _tensor(packed.action_E[seen]),
+            _tensor(packed.before_ms_E[seen]),
+            events,
+        ),
+        queries=asking(query_ends - query_ends[0], limit_Q, at_ms_Q),
+        truth_Q=_tensor(accepted.events.item_T[event_Q]),
+        event_Q=_tensor(event_Q),
+    )
+
+
+def asking(offsets: Longs, limit_R: Longs, at_ms_R: Longs) -> Rows:
+    """Query or target rows: their position is their limit."""
+    return Rows(_tensor(offsets), _tensor(limit_R), _tensor(limit_R), _tensor(at_ms_R))
+
+
+def _tensor(array: Longs) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _pack(
+    context: Histories, user_of_T: Longs, accepted: Accepted, positive_T: Longs, window: int
+) -> _Packed:
+    events, order = accepted.events, np.argsort(user_of_T, kind="stable")
+    most = len(context.item_T) + len(events)
+    most_events = most + len(events) * window
+    item, action, at_ms, before = (np.empty(most_events, np.int64) for _ in range(4))
+    event_ends, query_ends = (np.zeros(len(events) + 1, np.int64) for _ in range(2))
+    limit, event = (np.empty(len(events), np.int64) for _ in range(2))
+    examples = _layout(
+        context.offsets, context.item_T, context.action_T, context.at_ms_T, context.count_B,
+        order, user_of_T, events.item_T, events.action_T, events.at_ms_T, accepted.ordinal_T,
+        positive_T, window, item, action, at_ms, before, event_ends, query_ends, limit, event,
+    )  # fmt: skip
+    event_ends, query_ends = event_ends[: examples + 1], query_ends[: examples + 1]
+    return _Packed(event_ends, item, action, at_ms, before, query_ends, limit, event)
+
+
+@njit(cache=True, nogil=True)
+def _layout(  # type: ignore[no-untyped-def]
+    ends, c_item, c_action, c_at, c_count, order, user, n_item, n_action, n_at, n_ordinal,
+    positive, window, item, action, at, before, event_ends, query_ends, limit, event,
+):  # fmt: skip
+    """Write the examples one after another; return how many there are.
+
+    A scratch history per user = context followed by its new events; `base` is the scratch index
+    of ordinal 0. A query for ordinal o sees [start(o-1), o-1]; a run of queries with the same
+    start is one example, and its history rows end before its last query.
+    """
+    quarter = window // 4
+    examples = 0
+    used = 0
+    asked = 0
+    open_base = 0
+    i = 0
+    scratch_item = np.empty(16, np.int64)
+    scratch_action = np.empty(16, np.int64)
+    scratch_at = np.empty(16, np.int64)
+    while i < len(order):
+        u = user[order[i]]
+        j = i
+        while j < len(order) and user[order[j]] == u:
+            j += 1
+        held = ends[u + 1] - ends[u]
+        total = held + j - i
+        if total > len(scratch_item):
+            scratch_item = np.empty(2 * total, np.int64)
+            scratch_action = np.empty(2 * total, np.int64)
+            scratch_at = np.empty(2 * total, np.int64)
+        for t in range(held):
+            scratch_item[t] = c_item[ends[u] + t]
+            scratch_action[t] = c_action[ends[u] + t]
+            scratch_at[t] = c_at[ends[u] + t]
+        for t in range(i, j):
+            scratch_item[held + t - i] = n_item[order[t]]
+            scratch_action[held + t - i] = n_action[order[t]]
+            scratch_at[held + t - i] = n_at[order[t]]
+        base = held - c_count[u]
+        open_start = -1
+        first_query = asked
+        last_seen = 0
+        for t in range(i, j + 1):
+            start = -2
+            if t < j:
+                ordinal = n_ordinal[order[t]]
+                here = held + t - i
+                if t > i and ordinal == 0:
+                    base = here
+                elif ordinal == 0:
+                    base = here
+                over = ordinal - window
+                start = base
+                if over > 0:
+                    start = base + (over + quarter - 1) // quarter * quarter
+            if start != open_start:
+                if open_start >= 0 and asked > first_query:
+                    for s in range(open_start, last_seen):
+                        item[used] = scratch_item[s]
+                        action[used] = scratch_action[s]
+                        at[used] = scratch_at[s]
+                        before[used] = scratch_at[s - 1] if s > max(open_base, 0) else -1
+                        used += 1
+                    examples += 1
+                    event_ends[examples] = used
+                    query_ends[examples] = asked
+                open_start = start
+                open_base = base
+                first_query = asked
+            if t < j and positive[order[t]]:
+                limit[asked] = here - start
+                event[asked] = order[t]
+                asked += 1
+                last_seen = here
+        i = j
+    return examples

@@ -1,0 +1,32 @@
+"""Batches that were not trained because something in them was not finite, kept to be looked at."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+KEPT = 100
+"""Files; a stream that keeps failing does not fill the disk."""
+
+
+class Inspection:
+    """A folder with one safetensors file per skipped batch, named by its block."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def keep(self, batch: Any, block: int) -> None:
+        """Write every tensor of the batch under its path inside it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if len(list(self.folder.iterdir())) < KEPT:
+            kind = type(batch).__name__.lower()
+            tensors = {path: t.clone() for path, t in _tensors(batch, "")}
+            save_file(tensors, self.folder / f"block-{block:08d}-{kind}.safetensors")
+
+
+def _tensors(value: Any, path: str) -> list[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        return [(path, value)]
+    parts = [_tensors(inner, f"{path}.{name}".strip(".")) for name, inner in vars(value).items()]
+    return [found for part in parts for found in part]

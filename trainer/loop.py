@@ -1,0 +1,134 @@
+"""The job: read a block, learn it, and publish a version when it is time."""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from service.intake import Block, Intake
+from service.metrics import TrainerMetrics
+from service.model.ranker import described
+from service.streams import Stream
+from service.versions import Manifest
+from trainer.publish import Position, Publisher
+from trainer.settings import TrainerSettings
+from trainer.teaching import Teacher
+
+MEASURE_SECONDS = 0.5
+
+
+class Trainer:
+    """The loop and its clock; `Teacher` does what is done with a block."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        intake: Intake,
+        teacher: Teacher,
+        publisher: Publisher,
+        settings: TrainerSettings,
+        metrics: TrainerMetrics,
+    ) -> None:
+        self.stream, self.intake, self.teacher = stream, intake, teacher
+        self.publisher, self.settings, self.metrics = publisher, settings, metrics
+        self._published_ms = self._clock_ms()
+        self._changed = False
+        self._measured = 0.0
+
+    def run(self, stop: threading.Event, ended: Callable[[], bool] | None = None) -> None:
+        """Train until `stop` is set; what was trained is published before it returns.
+
+        With `ended`, blocks are full however long that takes, so that a replay repeats bit for
+        bit, and the run is over once `ended()` holds and everything was trained.
+        """
+        for block in self._blocks(stop, ended):
+            if block is not None:
+                self._train(block)
+            if self._changed and self._due():
+                self.publish()
+        if self._changed:
+            self.publish()
+        self.publisher.wait()
+        self._measure()
+
+    def publish(self) -> None:
+        """Cut a version of the state as it is now; it is written while training goes on."""
+        began = time.monotonic()
+        state, intake = self.teacher.state, self.intake
+        topic_ids = {topic: self.stream.topic_id(topic) for topic in intake.offsets}
+        position = Position(intake.offsets, topic_ids, intake.largest_ms, intake.watermark_ms)
+        heads = state.counters["targets_trained"] > 0
+        model = described(state.learner.network.settings, self.teacher.types, heads)
+        self.publisher.cut(state, self.teacher.segments.take(), position, model)
+        self._published_ms, self._changed = self._clock_ms(), False
+        self.metrics.publish_stall_seconds.observe(time.monotonic() - began)
+
+    def _blocks(
+        self, stop: threading.Event, ended: Callable[[], bool] | None
+    ) -> Iterator[Block | None]:
+        """One block after another; live, None when nothing came for a while."""
+        records, wait = self.settings.block_records, self.settings.block_ms / 1000
+        while not stop.is_set():
+            if ended is None:
+                yield self.intake.block(records, wait)
+            elif block := self.intake.block(records, math.inf, lambda: stop.is_set() or ended()):
+                yield block
+            else:
+                return
+
+    def _train(self, block: Block) -> None:
+        began = time.monotonic()
+        self._reject(block)
+        self.teacher.teach(block)
+        self.publisher.blocks.append(block.records)
+        self._changed = True
+        self.metrics.step_seconds.observe(time.monotonic() - began)
+        if began - self._measured > MEASURE_SECONDS:
+            self._measured = began
+            self._measure()
+
+    def _reject(self, block: Block) -> None:
+        """Tell the `rejected` topic what could not be read, and count it by reason.
+
+        A block that is read again after a crash is told again: the place in each record says so.
+        """
+        for one in block.rejected:
+            self.teacher.state.counters[f"rejected_{one.reason}"] += 1
+            self.metrics.rejected_total.labels(one.reason).inc()
+        if block.rejected:
+            self.stream.append("rejected", 0, [msgspec.json.encode(one) for one in block.rejected])
+
+    def _measure(self) -> None:
+        state, metrics = self.teacher.state, self.metrics
+        for model, rate in self.teacher.evaluation.hit_rates().items():
+            metrics.hit_rate.labels(model).set(rate)
+        metrics.block.set(state.block)
+        metrics.watermark_seconds.set(self.intake.watermark_ms / 1000)
+        metrics.stream_lag_records.set(self.intake.lag())
+        metrics.store_rows.labels("item").set(len(state.items))
+        metrics.store_bytes.labels("item").set(state.nbytes)
+        metrics.histories_users.set(len(state.histories))
+        metrics.histories_bytes.set(state.histories.nbytes)
+
+    def _due(self) -> bool:
+        wall = self.settings.publish_clock == "wall"
+        if wall and self.publisher.busy:
+            return False
+        return self._clock_ms() - self._published_ms >= self.settings.publish_seconds * 1000
+
+    def _clock_ms(self) -> float:
+        if self.settings.publish_clock == "event":
+            return float(self.intake.watermark_ms)
+        return time.monotonic() * 1000
+
+
+def committed(metrics: TrainerMetrics) -> Callable[[Manifest, float], None]:
+    """What the publisher calls when a version is durable."""
+
+    def note(manifest: Manifest, seconds: float) -> None:
+        metrics.version.set(manifest.number)
+        metrics.publish_seconds.observe(seconds)
+
+    return note

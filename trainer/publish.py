@@ -1,0 +1,212 @@
+"""Versions: cut at a block boundary, written while training goes on, committed by a manifest."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from service.actions import Id
+from service.histories.segments import MERGE, Segment, compacted, concatenated
+from service.intake import Offsets
+from service.model.ranker import ITEM_SLOT, PRIOR
+from service.versions import Checkpoint, Manifest, SlotRows, Snapshot, VersionDirectory
+from trainer.state import State, Tensors
+
+EXACT = ("actions.weight", "prior")
+"""Dense weights that scale scores directly: kept in full precision."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in the streams a block boundary lies."""
+
+    offsets: Offsets
+    topic_ids: dict[str, str]
+    largest_ms: dict[str, int]
+    watermark_ms: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Copies of everything a version holds, as of one block boundary."""
+
+    tensors: Tensors
+    segment: Segment
+    dense: Tensors
+    item_rows: Tensor
+    item_keys: Tensor
+    item_vectors: Tensor
+    item_prior: Tensor
+    item_ids: list[Id]
+    position: Position
+    block: int
+    blocks: list[int]
+    counters: dict[str, int | float]
+    metrics: dict[str, float]
+    described: dict[str, Any]
+    history_cursor: int
+
+
+class Publisher:
+    """Cuts versions and writes them in a thread of its own, one at a time and in order."""
+
+    def __init__(
+        self,
+        directory: VersionDirectory,
+        settings: dict[str, Any],
+        history_capacity: int,
+        keep: int,
+        committed: Callable[[Manifest, float], None],
+    ) -> None:
+        """`settings` go into every manifest; `committed` hears of each version and its duration."""
+        self._directory, self._settings, self._keep = directory, settings, keep
+        self._capacity = history_capacity
+        self._committed = committed
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="publish")
+        self._writing: Future[None] | None = None
+        self._parent: Manifest | None = None
+        self._levels: list[int] = []
+        self.blocks: list[int] = []
+
+    def resume(self, parent: Manifest, levels: list[int]) -> None:
+        """Go on after this version."""
+        self._parent, self._levels = parent, levels
+
+    @property
+    def busy(self) -> bool:
+        """Whether a version is being written. Raises what its writing raised."""
+        if self._writing is not None and self._writing.done():
+            self._writing.result()
+            self._writing = None
+        return self._writing is not None
+
+    def cut(
+        self, state: State, segment: Segment, position: Position, described: dict[str, Any]
+    ) -> None:
+        """Copy the state aside and have it written. Waits for the version before, if it must.
+
+        `segment` is what histories gained since the version before.
+        """
+        self.wait()
+        cut = _copied(state, position, segment, self.blocks, described)
+        self.blocks = []
+        self._writing = self._pool.submit(self._write, cut)
+
+    def wait(self) -> None:
+        """Return when nothing is being written. Raises what the writing raised."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def close(self) -> None:
+        """Finish what is being written."""
+        with contextlib.suppress(Exception):
+            self.wait()
+        self._pool.shutdown()
+
+    def _write(self, cut: Cut) -> None:
+        """Steps, in order, each safe to die after: (1) checkpoint, snapshot and history segment
+        under the draft's own name; (2) the manifest, created only if absent: the commit; (3) the
+        LATEST hint; (4) old versions go."""
+        began = time.monotonic()
+        numbers = self._directory.numbers()
+        number = (numbers[-1] if numbers else 0) + 1
+        if self._parent is not None and number != self._parent.number + 1:
+            number = self._parent.number + 1  # someone else went ahead: the commit will say so
+        with self._directory.begin(number) as draft:
+            levels = self._share_segments(draft, cut.segment)
+            meta = {
+                "largest_ms": cut.position.largest_ms,
+                "history_cursor": cut.history_cursor,
+                "segment_levels": levels,
+            }
+            Checkpoint(cut.tensors, meta).write(draft)
+            _snapshot(number, cut).quantized(exact=EXACT).write(draft)
+            manifest = draft.commit(self._manifest(number, cut))
+        self._parent, self._levels = manifest, levels
+        self._directory.prune(self._keep)
+        self._committed(manifest, time.monotonic() - began)
+
+    def _manifest(self, number: int, cut: Cut) -> Manifest:
+        offsets = {
+            topic: {str(p): offset for p, offset in partitions.items()}
+            for topic, partitions in cut.position.offsets.items()
+        }
+        return Manifest(
+            number=number,
+            parent=self._parent.number if self._parent else None,
+            created_at=time.time(),
+            watermark_ms=cut.position.watermark_ms,
+            block=cut.block,
+            offsets=offsets,
+            topic_ids=cut.position.topic_ids,
+            blocks=cut.blocks,
+            settings=self._settings,
+            counters=cut.counters,
+            metrics=cut.metrics,
+        )
+
+    def _share_segments(self, draft: Any, segment: Segment) -> list[int]:
+        """Carry the parent's segments over, add the new one, merge full runs of a size."""
+        names = list(self._parent.histories) if self._parent else []
+        levels, pending = list(self._levels), [segment]
+        level = 0
+        while len(levels) >= MERGE - 1 and levels[-(MERGE - 1) :] == [level] * (MERGE - 1):
+            older = [self._segment(name) for name in names[-(MERGE - 1) :]]
+            pending = [compacted(concatenated([*older, *pending]), self._capacity)]
+            del names[-(MERGE - 1) :], levels[-(MERGE - 1) :]
+            level += 1
+        for name in names:
+            assert self._parent is not None
+            draft.share(name, self._parent.files[name])
+        draft.write("histories/segment.safetensors", pending[0].to_tensors())
+        return [*levels, level]
+
+    def _segment(self, name: str) -> Segment:
+        assert self._parent is not None
+        return Segment.from_tensors(self._directory.read(self._parent.number, name))
+
+
+def _copied(
+    state: State, position: Position, segment: Segment, blocks: list[int], described: dict[str, Any]
+) -> Cut:
+    rows = torch.cat([torch.zeros(1, dtype=torch.int64), state.items.live_rows()])
+    keys = state.items.keys_of(rows)
+    network = state.learner.network
+    return Cut(
+        tensors=state.tensors(),
+        segment=segment,
+        dense={name: p.detach().clone() for name, p in network.state_dict().items()},
+        item_rows=rows,
+        item_keys=keys,
+        item_vectors=state.items.gather(rows),
+        item_prior=state.learner.item_prior(rows.numpy(), position.watermark_ms),
+        item_ids=["", *(_original(state, key) for key in keys[1:].tolist())],
+        position=position,
+        block=state.block,
+        blocks=blocks,
+        counters=dict(state.counters),
+        metrics={},
+        described=described,
+        history_cursor=state.histories.cursor,
+    )
+
+
+def _original(state: State, key: int) -> Id:
+    owner = state.ids.get(key)
+    return key if owner is None else owner
+
+
+def _snapshot(number: int, cut: Cut) -> Snapshot:
+    rows = SlotRows(cut.item_keys, cut.item_vectors, {PRIOR: cut.item_prior}, cut.item_ids)
+    return Snapshot(number, cut.described, dict(cut.dense), {ITEM_SLOT: rows})
+
+
+def segments_of(directory: VersionDirectory, manifest: Manifest) -> list[Segment]:
+    """The history segments of a version, in the order in which they restore."""
+    return [Segment.from_tensors(directory.read(manifest.number, n)) for n in manifest.histories]

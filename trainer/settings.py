@@ -1,0 +1,30 @@
+"""Section [trainer]: how blocks are cut and how the model learns."""
+
+from pydantic import Field
+
+from service.settings import Section
+
+
+class TrainerSettings(Section):
+    """What decides the course of training. Versions are tied to the seed alone."""
+
+    seed: int = Field(0, ge=0)
+    block_records: int = Field(512, ge=1, le=1_000_000, description="records in a full block")
+    block_ms: int = Field(500, ge=1, description="live: a block is cut after this long")
+    row_budget: int = Field(16_384, ge=64, description="model rows in a batch")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's, dense weights")
+    prior_learning_rate: float = Field(1e-2, gt=0, le=1, description="Adam's, weights of the prior")
+    pool_window: int = Field(8_192, ge=1, description="recent positives that negatives come from")
+    pool_draws: int = Field(1_024, ge=0, description="negatives drawn from the pool per batch")
+    action_weight: float = Field(1.0, ge=0, description="weight of the action heads' loss")
+    join_seconds: float = Field(60.0, gt=0, description="how long an impression waits for actions")
+    sweep_rows: int = Field(
+        4_096, ge=1, description="rows and users looked at for expiry per block"
+    )
+    publish_seconds: float = Field(2.0, gt=0, description="at least this between two versions")
+    publish_clock: str = Field(
+        "wall", pattern="^(wall|event)$", description="which seconds: a replay counts event time"
+    )
+    keep_versions: int = Field(5, ge=2)
+    evaluate_rows: int = Field(16, ge=0, description="rows per block scored before learning")
+    threads: int = Field(1, ge=1, le=64, description="torch threads")

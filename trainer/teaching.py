@@ -1,0 +1,167 @@
+"""What is done with one block: admit its items, learn it, remember it, forget what is old."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from service.action_types import ActionTypes
+from service.actions import RESERVED_KEY
+from service.histories.local import Accepted, Events
+from service.histories.rings import Longs
+from service.histories.segments import SegmentLog
+from service.intake import Block
+from service.metrics import TrainerMetrics
+from trainer.evaluation import Evaluation
+from trainer.examples import Batch, TargetBatch, batches, target_batch
+from trainer.inspection import Inspection
+from trainer.learner import Scored, Step
+from trainer.settings import TrainerSettings
+from trainer.state import State
+
+UNKNOWN_ITEM = RESERVED_KEY + 1
+"""Key, never given a row, of events whose item's hash belongs to another item."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What an observer is told of a batch before it is learned."""
+
+    scored: Scored
+    accepted: Accepted
+    truth_Q: Longs
+    """Table rows of the true items."""
+    now_ms: int
+
+
+class Teacher:
+    """Turns blocks into state. `observers` are told of every batch before anything moves."""
+
+    def __init__(
+        self,
+        state: State,
+        types: ActionTypes,
+        settings: TrainerSettings,
+        metrics: TrainerMetrics,
+        inspection: Inspection,
+    ) -> None:
+        self.state, self.types, self.settings = state, types, settings
+        self.metrics, self.inspection = metrics, inspection
+        self.segments = SegmentLog()
+        self.evaluation = Evaluation(state.learner, settings.evaluate_rows)
+        self.observers: list[Callable[[Scoring], None]] = []
+        self._positive = np.array([kind.positive for kind in types.types.values()])
+
+    def teach(self, block: Block) -> None:
+        """Learn a block. Each accepted action enters its user's history once, and is a loss term
+        once if it is a positive."""
+        state = self.state
+        state.block += 1
+        state.joiner.shown(block.impressions)
+        state.joiner.acted(block.events, block.requests)
+        accepted = self._next_items(block)
+        self._actions(block)
+        self._forget(block, accepted)
+        state.counters.update(
+            records=block.records,
+            actions=len(block.events),
+            impressions=len(block.impressions),
+            duplicates=accepted.duplicates,
+        )
+        self.metrics.duplicates_total.inc(accepted.duplicates)
+
+    def _next_items(self, block: Block) -> Accepted:
+        state, window = self.state, self.state.learner.network.settings.window
+        events, rows_T = self._admit(block)
+        user_U, number_T = _by_appearance(events.user_T)
+        context = state.histories.read(user_U, window + 1)
+        accepted = state.histories.append(events, block.watermark_ms)
+        events, rows_T = accepted.events, rows_T[accepted.fresh_T]
+        positive_T = self._positive[events.action_T] & (events.item_T != UNKNOWN_ITEM)
+        made = batches(
+            context, number_T[accepted.fresh_T], accepted, positive_T, window,
+            self.settings.row_budget,
+        )  # fmt: skip
+        now_ms = int(events.at_ms_T.max(initial=0))
+        for number, batch in enumerate(made):
+            seed = (self.settings.seed, state.block, number)
+            watch = self._watch(accepted, rows_T, now_ms)
+            step = state.learner.learn(batch, seed, now_ms, watch)
+            self._note(step, "positives", len(batch.truth_Q), batch)
+        self._observe(rows_T[positive_T], events.at_ms_T[positive_T], now_ms)
+        state.counters["context_only"] += int((~positive_T).sum())
+        self.metrics.actions_total.labels("unlearned").inc(int((~positive_T).sum()))
+        return accepted
+
+    def _admit(self, block: Block) -> tuple[Events, Longs]:
+        """Rows of the block's items; an item whose key is another item's reads the unknown row."""
+        events, state = block.events, self.state
+        item_T, at_ms_T = torch.from_numpy(events.item_T), torch.from_numpy(events.at_ms_T)
+        rows_T: Longs = state.items.admit(item_T, at_ms_T).rows_N.numpy()
+        owned = np.flatnonzero(rows_T)
+        conflicts = state.ids.put(item_T[owned], [block.items[t] for t in owned]).numpy()
+        if not conflicts.any():
+            return events, rows_T
+        named = events.item_T.copy()
+        named[owned[conflicts]] = UNKNOWN_ITEM
+        rows_T[owned[conflicts]] = 0
+        return replace(events, item_T=named), rows_T
+
+    def _watch(self, accepted: Accepted, rows_T: Longs, now_ms: int) -> Callable[[Scored], None]:
+        def watch(scored: Scored) -> None:
+            truth_Q = rows_T[scored.event_Q]
+            self.evaluation.score(scored, truth_Q, now_ms)
+            for observer in self.observers:
+                observer(Scoring(scored, accepted, truth_Q, now_ms))
+
+        return watch
+
+    def _observe(self, rows_N: Longs, at_ms_N: Longs, now_ms: int) -> None:
+        if len(rows_N):
+            self.state.learner.observe(rows_N, now_ms)
+            self.evaluation.observe(rows_N, at_ms_N)
+
+    def _actions(self, block: Block) -> None:
+        """Impressions whose time is over teach the action heads."""
+        state, window = self.state, self.state.learner.network.settings.window
+        closed = state.joiner.close(block.watermark_ms)
+        batch = target_batch(closed, state.histories, window, len(self.types.types))
+        used = 0
+        if batch is not None:
+            self._note(state.learner.learn_actions(batch), "targets", len(batch.item_R), batch)
+            used = len(batch.seen.events.offsets) - 1
+        self.metrics.impressions_total.labels("joined").inc(used)
+        self.metrics.impressions_total.labels("unusable").inc(len(closed) - used)
+
+    def _forget(self, block: Block, accepted: Accepted) -> None:
+        """Rows and users past their time-to-live leave, a bounded number per block."""
+        state, budget = self.state, self.settings.sweep_rows
+        expired = state.items.expire(block.watermark_ms, budget)
+        if len(expired.rows_M):
+            state.ids.remove(expired.keys_M)
+            state.learner.forget(expired.rows_M.numpy())
+            self.evaluation.forget(expired.rows_M.numpy())
+            self.metrics.store_expired_total.labels("item").inc(len(expired.rows_M))
+        forgotten = state.histories.expire(block.watermark_ms, budget)
+        self.segments.append(accepted.events, accepted.ordinal_T, forgotten)
+
+    def _note(self, step: Step, kind: str, terms: int, batch: Batch | TargetBatch) -> None:
+        outcome = "trained" if step.trained else "skipped"
+        self.state.counters[f"{kind}_{outcome}"] += terms
+        if kind == "positives":
+            self.metrics.actions_total.labels(outcome).inc(terms)
+            self.metrics.loss.set(step.loss)
+        if not step.trained:
+            self.state.counters["batches_skipped"] += 1
+            self.metrics.batches_skipped_total.inc()
+            self.inspection.keep(batch, self.state.block)
+
+
+def _by_appearance(user_T: Longs) -> tuple[Longs, Longs]:
+    """Distinct users in order of first appearance, and each event's number among them."""
+    users, first, inverse = np.unique(user_T, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return users[order], rank[inverse]
