@@ -42,15 +42,15 @@ class Baseline(Protocol):
 class PopularitySettings:
     """Tuned on the first fifth of Globo (docs/evaluation.md)."""
 
-    half_life_hours: float = 1.0
+    half_life_hours: float = 0.0625
 
 
 @dataclass(frozen=True)
 class CooccurrenceSettings:
     """Tuned on the first fifth of Globo (docs/evaluation.md)."""
 
-    half_life_hours: float = 4.0
-    last: int = 5
+    half_life_hours: float = 0.18
+    last: int = 3
     """L: how many of a user's events an item follows, and how many are asked for the next."""
 
 
@@ -58,11 +58,11 @@ class CooccurrenceSettings:
 class BlendSettings:
     """Tuned on the first fifth of Globo (docs/evaluation.md)."""
 
-    half_life_hours: float = 1.0
+    half_life_hours: float = 0.25
     """Of the co-occurrence counts."""
-    last: int = 2
-    popularity_half_life_hours: float = 0.25
-    beta: float = 3.0
+    last: int = 1
+    popularity_half_life_hours: float = 0.022
+    beta: float = 24.0
     """How many decayed events of an item weigh as much as the prior, popularity."""
 
 
@@ -99,14 +99,16 @@ class Popularity:
 
 
 class Cooccurrence:
-    """c(a, b): decayed events in which b follows a within the user's last L; n(a): those of a.
+    """c(a, b): decayed events in which b follows a within the user's last L.
 
-    The score of b is the sum over the user's last L items j, the most recent with weight 1, the one
-    before it with 1/2, and so on, of c(j, b) / n(j).
+    The score of b is the sum of (1/j) c(j, b) over the user's last L items j: the most recent has
+    j = 1, the one before it j = 2, and so on. Not divided by the events of j: on Globo that loses
+    (docs/evaluation.md).
     """
 
     def __init__(self, events: Events, settings: CooccurrenceSettings) -> None:
         self._events = events
+        self._last = settings.last
         self._half_life_ms = settings.half_life_hours * HOUR_MS
         self._origin_ms = events.at_ms_T[:1].copy()
         self._pairs = pairs_of(events, settings.last)
@@ -124,17 +126,36 @@ class Cooccurrence:
 
     def scores(self, event: int, candidates_C: Ints) -> Floats:
         """Zero for what never followed any of the user's last items."""
-        return self.smoothed(event, candidates_C, 0.0)[0]
+        last_J = self._last_items(event)
+        return self._followers(event, last_J, _nearness(last_J), candidates_C)
 
     def smoothed(self, event: int, candidates_C: Ints, beta: float) -> tuple[Floats, float]:
-        """Per candidate the sum of (1/j) c(j, b) / (n(j) + beta), and that of (1/j) beta / (same)."""
-        events, pairs = self._events, self._pairs
-        elapsed_ms = float(events.at_ms_T[event] - self._origin_ms[0])
-        decay = 2.0 ** -(elapsed_ms / self._half_life_ms)
-        counts = (self._pair_P, self._count_I, self._scratch_I, pairs.second_P, pairs.start_I)
-        columns = (events.item_T, events.previous_T)
-        asked = (event, pairs.pair_TL.shape[1], decay, beta)
-        return _smoothed(*counts, *columns, *asked, candidates_C)
+        """Per candidate the sum of (1/j) c(j, b) / (n(j) + beta), and that of (1/j) beta / (same).
+
+        n(j) are the decayed events of j.
+        """
+        last_J = self._last_items(event)
+        count_J = self._count_I[last_J] * self._decay(event)
+        weight_J = _nearness(last_J) / (count_J + beta)
+        followers_C = self._followers(event, last_J, weight_J, candidates_C)
+        return followers_C, float(weight_J.sum()) * beta
+
+    def _decay(self, event: int) -> float:
+        """What turns stored counts into their values at the time of an event."""
+        elapsed_ms = float(self._events.at_ms_T[event] - self._origin_ms[0])
+        return float(2.0 ** -(elapsed_ms / self._half_life_ms))
+
+    def _last_items(self, event: int) -> Ints:
+        """The items of the user's last L events before this one, the most recent first."""
+        columns = (self._events.item_T, self._events.previous_T)
+        last_L = _predecessors(*columns, event, event + 1, self._last)[0]
+        return last_L[last_L >= 0]
+
+    def _followers(self, event: int, last_J: Ints, weight_J: Floats, candidates_C: Ints) -> Floats:
+        """The sum of weight c(j, b) over these items j, for each candidate b."""
+        counts = (self._pair_P, self._pairs.second_P, self._pairs.start_I)
+        weight_J = weight_J * self._decay(event)
+        return _followers(*counts, self._scratch_I, last_J, weight_J, candidates_C)
 
 
 class Blend:
@@ -157,8 +178,8 @@ class Blend:
 
     def scores(self, event: int, candidates_C: Ints) -> Floats:
         """The smoothed share of followers, summed over the user's last items."""
-        followed_C, prior = self._cooccurrence.smoothed(event, candidates_C, self._beta)
-        return followed_C + prior * self._popularity.scores(event, candidates_C)
+        followers_C, prior = self._cooccurrence.smoothed(event, candidates_C, self._beta)
+        return followers_C + prior * self._popularity.scores(event, candidates_C)
 
 
 @dataclass(frozen=True)
@@ -179,7 +200,7 @@ class Pairs:
 @lru_cache(maxsize=2)
 def pairs_of(events: Events, last: int) -> Pairs:
     """Number the pairs of a stream."""
-    first_TL = _predecessors(events.item_T, events.previous_T, last)
+    first_TL = _predecessors(events.item_T, events.previous_T, 0, len(events), last)
     key_TL = np.where(first_TL >= 0, first_TL * events.items + events.item_T[:, None], -1)
     key_P, pair_TL = np.unique(key_TL, return_inverse=True)
     absent = int(len(key_P) > 0 and key_P[0] < 0)
@@ -189,16 +210,21 @@ def pairs_of(events: Events, last: int) -> Pairs:
     return Pairs(start_I, second_P.astype(np.int32), pair_TL.astype(np.int32))
 
 
+def _nearness(last_J: Ints) -> Floats:
+    """1, 1/2, 1/3.."""
+    return 1.0 / np.arange(1, len(last_J) + 1)
+
+
 @njit(cache=True, nogil=True)
-def _predecessors(item_T: Ints, previous_T: Ints, last: int) -> Ints:
-    """Items of the last events of the same user before each event, the most recent first, else -1."""
-    first_TL = np.full((len(item_T), last), -1, np.int64)
-    for event in range(len(item_T)):
-        earlier = previous_T[event]
+def _predecessors(item_T: Ints, previous_T: Ints, start: int, stop: int, last: int) -> Ints:
+    """Items of a user's last events before each of these, the most recent first; -1 for none."""
+    first_TL = np.full((stop - start, last), -1, np.int64)
+    for row in range(stop - start):
+        earlier = previous_T[start + row]
         for place in range(last):
             if earlier < 0:
                 break
-            first_TL[event, place] = item_T[earlier]
+            first_TL[row, place] = item_T[earlier]
             earlier = previous_T[earlier]
     return first_TL
 
@@ -248,32 +274,19 @@ def _count_pairs(
 
 
 @njit(cache=True, nogil=True)
-def _smoothed(
+def _followers(
     pair_P: Floats,
-    count_I: Floats,
-    scratch_I: Floats,
     second_P: Slots,
     start_I: Ints,
-    item_T: Ints,
-    previous_T: Ints,
-    event: int,
-    last: int,
-    decay: float,
-    beta: float,
+    scratch_I: Floats,
+    last_J: Ints,
+    weight_J: Floats,
     candidates_C: Ints,
-) -> tuple[Floats, float]:
+) -> Floats:
     """scratch_I is zero everywhere on entry and on return."""
-    prior = 0.0
-    earlier = previous_T[event]
-    place = 1
-    while earlier >= 0 and place <= last:
-        item = item_T[earlier]
-        weight = 1.0 / (place * max(count_I[item] * decay + beta, 1e-300))
-        for pair in range(start_I[item], start_I[item + 1]):
-            scratch_I[second_P[pair]] += weight * decay * pair_P[pair]
-        prior += weight * beta
-        earlier = previous_T[earlier]
-        place += 1
+    for j in range(len(last_J)):
+        for pair in range(start_I[last_J[j]], start_I[last_J[j] + 1]):
+            scratch_I[second_P[pair]] += weight_J[j] * pair_P[pair]
     scores_C = scratch_I[candidates_C]
     scratch_I[:] = 0.0
-    return scores_C, prior
+    return scores_C

@@ -84,7 +84,7 @@ def run(
         if chosen.json:
             print(msgspec.json.encode(figure).decode(), flush=True)
     if not chosen.json:
-        Console().print(_table(figures))
+        Console(width=None if sys.stdout.isatty() else 160).print(_table(figures))
     return 0
 
 
@@ -94,7 +94,7 @@ def interleaved(runs: int, measures: Mapping[str, Callable[[], float]]) -> dict[
     for turn in range(runs):
         for name, take in measures.items():
             values[name].append(take())
-            progress(f"run {turn + 1}/{runs}: {name} {values[name][-1]:,.6g}")
+            progress(f"run {turn + 1}/{runs}: {name} {_number(values[name][-1])}")
     return values
 
 
@@ -105,14 +105,15 @@ def progress(text: str) -> None:
 
 def _table(figures: Sequence[Figure]) -> Table:
     table = Table()
-    for heading in ("figure", "value", "unit", "low", "high", "runs", "settings"):
-        table.add_column(heading, justify="right" if heading in _NUMBERS else "left")
+    for heading in Figure.__struct_fields__:
+        numeric = heading in ("value", "low", "high", "runs")
+        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
     for figure in figures:
-        numbers = [f"{number:,.6g}" for number in (figure.value, figure.low, figure.high)]
-        settings = ", ".join(f"{key}={value}" for key, value in figure.settings.items())
-        value, low, high = numbers
+        value, low, high = map(_number, (figure.value, figure.low, figure.high))
+        settings = " ".join(f"{key}={value}" for key, value in figure.settings.items())
         table.add_row(figure.figure, value, figure.unit, low, high, str(figure.runs), settings)
     return table
 
 
-_NUMBERS = ("value", "low", "high", "runs")
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -63,7 +63,9 @@ def climb(reached: Callable[[Settings], float], settings: Settings) -> Settings:
 
 def _climb_one(reached: Callable[[Settings], float], settings: Settings, name: str) -> Settings:
     while True:
-        neighbours = [replace(settings, **{name: value}) for value in STEPS[name](getattr(settings, name))]
+        neighbours = [
+            replace(settings, **{name: value}) for value in STEPS[name](getattr(settings, name))
+        ]
         best = max([settings, *neighbours], key=reached)
         if best == settings:
             return settings

@@ -66,14 +66,14 @@ def key_of(identifier: Id) -> int:
         if not RESERVED_KEY < identifier < 2**63:
             raise ValueError(f"id {identifier} is outside -2^63+1 .. 2^63-1; send it as a string")
         return identifier
-    digest = xxhash.xxh3_64_intdigest(identifier)
+    digest = xxhash.xxh3_64_intdigest(identifier.encode())
     key = digest - 2**64 if digest >= 2**63 else digest
     return key if key != RESERVED_KEY else key_of(identifier + "\0")
 
 
 def partition_of(user: Id, partitions: int) -> int:
     """The partition that holds all events of `user`, so that they stay in order."""
-    return xxhash.xxh3_64_intdigest(str(user)) % partitions
+    return xxhash.xxh3_64_intdigest(str(user).encode()) % partitions
 
 
 def id_problem(identifier: Id) -> str | None:

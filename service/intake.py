@@ -338,4 +338,4 @@ def _check_finite(value: float) -> None:
 
 
 def _hash(identifier: str) -> int:
-    return (xxhash.xxh3_64_intdigest(identifier) >> 1) or 1
+    return (xxhash.xxh3_64_intdigest(identifier.encode()) >> 1) or 1

@@ -34,7 +34,9 @@ class Settings:
         self._sections = dict(sections or {})
         for name in self._sections:
             if name not in SECTIONS:
-                raise SettingsError(f"settings section [{name}] is unknown{_nearest(name, SECTIONS)}")
+                raise SettingsError(
+                    f"settings section [{name}] is unknown{_nearest(name, SECTIONS)}"
+                )
 
     @classmethod
     def load(cls, path: Path | None) -> "Settings":

@@ -101,8 +101,8 @@ class VersionFollower:
         self._metrics.version.set(served.number)
 
     def _refuse(self, number: int, error: Exception) -> None:
-        self.refused[number] = Refused(number, str(error))
         self._metrics.versions_refused_total.labels(reason(error)).inc()
+        self.refused[number] = Refused(number, str(error))
         log.error("version refused", extra={"fields": {"version": number, "reason": str(error)}})
 
 

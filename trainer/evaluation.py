@@ -10,7 +10,6 @@ from collections import deque
 
 import numpy as np
 import torch
-from torch.nn.functional import normalize
 
 from service.histories.rings import Longs
 from trainer.learner import Learner, Scored
@@ -42,12 +41,8 @@ class Evaluation:
         few = np.linspace(0, len(truth_Q) - 1, min(self._rows, len(truth_Q))).astype(np.int64)
         if not len(active_A) or not len(few):
             return
-        learner, rows_A = self._learner, torch.from_numpy(active_A)
-        with torch.no_grad():
-            vectors_AD = normalize(learner.items.gather(rows_A), eps=1e-6)
-            counts_AP = learner.popularity.counts(active_A, now_ms)
-            scores_QA = learner.network.next_item(scored.users_QD[few], vectors_AD)
-            scores_QA = scores_QA + learner.network.item_prior(counts_AP)
+        scores_QA = self._learner.scores(scored, few, active_A, now_ms)
+        counts_AP = self._learner.popularity.counts(active_A, now_ms)
         popular_A = counts_AP[:, min(BASELINE, counts_AP.shape[1] - 1)]
         for truth, scores_A in zip(truth_Q[few], scores_QA, strict=True):
             self._note("online", scores_A, active_A, truth)

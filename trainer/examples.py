@@ -14,8 +14,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from kernels.attention import Rows
 from kernels.attention import Events as SeenEvents
+from kernels.attention import Rows
 from service.histories.local import Accepted, Histories, LocalHistories
 from service.histories.rings import Longs
 from service.model.hstu import window_start
@@ -215,7 +215,7 @@ def _pack(
 
 
 @njit(cache=True, nogil=True)
-def _layout(  # type: ignore[no-untyped-def]
+def _layout(
     ends, c_item, c_action, c_at, c_count, order, user, n_item, n_action, n_at, n_ordinal,
     positive, window, item, action, at, before, event_ends, query_ends, limit, event,
 ):  # fmt: skip
@@ -262,9 +262,7 @@ def _layout(  # type: ignore[no-untyped-def]
             if t < j:
                 ordinal = n_ordinal[order[t]]
                 here = held + t - i
-                if t > i and ordinal == 0:
-                    base = here
-                elif ordinal == 0:
+                if ordinal == 0:
                     base = here
                 over = ordinal - window
                 start = base

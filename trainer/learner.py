@@ -18,15 +18,18 @@ from trainer.examples import Batch, TargetBatch
 from trainer.negatives import NegativePool
 from trainer.objective import action_loss, next_item_loss
 from trainer.popularity import Popularity
+from trainer.seen import seen_mask
 from trainer.settings import TrainerSettings
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What the model thought of a batch before it learned from it."""
+    """What the model made of a batch before it learned from it."""
 
+    batch: Batch
+    item_E: Longs
+    """Table row of each visible event's item."""
     users_QD: Tensor
-    event_Q: Longs
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ class Learner:
         self.network, self.items, self.settings = network, items, settings
         self.popularity = Popularity(network.settings.priors)
         self.pool = NegativePool(settings.pool_window)
-        prior = [network.prior]
-        dense = [p for name, p in network.named_parameters() if name != "prior"]
+        prior = [network.prior, network.seen]
+        dense = [p for name, p in network.named_parameters() if name not in ("prior", "seen")]
         self.optimizer = torch.optim.Adam(
             [
                 {"params": dense, "lr": settings.learning_rate},
@@ -74,15 +77,35 @@ class Learner:
 
         encoded = self.network.encode(batch.seen.window(place_E), vectors_UD)
         users_QD = self.network.users(encoded, batch.queries)
-        prior_S = self.network.item_prior(self.popularity.counts(rows_S, now_ms))
-        logits_QS = self.network.next_item(users_QD, vectors_UD[place_S]) + prior_S
-        logits_QS = logits_QS - self.pool.log_expected(rows_S, len(shared))
-        column_Q = torch.from_numpy(np.searchsorted(rows_S, truth_Q))
-        loss = next_item_loss(logits_QS, column_Q, torch.from_numpy(times_S).float()).mean()
-
+        scored = Scored(batch, item_E, users_QD)
+        logits_QS = self._logits(
+            scored, np.arange(len(truth_Q)), vectors_UD[place_S], rows_S, now_ms
+        )
         if watch:
-            watch(Scored(users_QD.detach(), batch.event_Q.numpy()))
+            watch(Scored(batch, item_E, users_QD.detach()))
+        corrected_QS = logits_QS - self.pool.log_expected(rows_S, len(shared))
+        column_Q = torch.from_numpy(np.searchsorted(rows_S, truth_Q))
+        loss = next_item_loss(corrected_QS, column_Q, torch.from_numpy(times_S).float()).mean()
         return Step(float(loss.detach()), self._descend(loss, rows_U, vectors_UD))
+
+    @torch.no_grad()
+    def scores(self, scored: Scored, asked_N: Longs, rows_S: Longs, now_ms: int) -> Tensor:
+        """Next-item scores [N, S] of some of a batch's query rows for items by table row.
+
+        rows_S ascends without repeats.
+        """
+        vectors_SD = self.items.gather(torch.from_numpy(rows_S))
+        return self._logits(scored, asked_N, vectors_SD, rows_S, now_ms)
+
+    def _logits(
+        self, scored: Scored, asked_N: Longs, vectors_SD: Tensor, rows_S: Longs, now_ms: int
+    ) -> Tensor:
+        network, users_ND = self.network, scored.users_QD
+        if len(asked_N) < len(users_ND):
+            users_ND = users_ND[torch.from_numpy(asked_N)]
+        prior_S = network.item_prior(self.popularity.counts(rows_S, now_ms))
+        seen_NS = seen_mask(scored.batch, scored.item_E, rows_S, asked_N)
+        return network.next_item(users_ND, vectors_SD) + prior_S + network.seen * seen_NS
 
     def learn_actions(self, batch: TargetBatch) -> Step:
         """Train the action heads on shown items."""

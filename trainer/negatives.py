@@ -12,7 +12,7 @@ from torch import Tensor
 from service.histories.rings import Longs
 
 UNSEEN = 0.5
-"""Occurrences in the pool granted to an item that is not in it: its first positive is no miracle."""
+"""Occurrences granted to an item that is not in the pool: its first positive is no miracle."""
 
 
 class NegativePool:

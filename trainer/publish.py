@@ -4,11 +4,10 @@ import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from service.actions import Id
 from service.histories.segments import MERGE, Segment, compacted, concatenated
@@ -17,8 +16,8 @@ from service.model.ranker import ITEM_SLOT, PRIOR
 from service.versions import Checkpoint, Manifest, SlotRows, Snapshot, VersionDirectory
 from trainer.state import State, Tensors
 
-EXACT = ("actions.weight", "prior")
-"""Dense weights that scale scores directly: kept in full precision."""
+EXACT = ("actions.weight",)
+"""Matrices that make scores directly: kept in full precision."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +36,12 @@ class Cut:
 
     tensors: Tensors
     segment: Segment
-    dense: Tensors
-    item_rows: Tensor
-    item_keys: Tensor
-    item_vectors: Tensor
-    item_prior: Tensor
-    item_ids: list[Id]
+    snapshot: Snapshot
     position: Position
     block: int
     blocks: list[int]
     counters: dict[str, int | float]
     metrics: dict[str, float]
-    described: dict[str, Any]
     history_cursor: int
 
 
@@ -126,7 +119,7 @@ class Publisher:
                 "segment_levels": levels,
             }
             Checkpoint(cut.tensors, meta).write(draft)
-            _snapshot(number, cut).quantized(exact=EXACT).write(draft)
+            replace(cut.snapshot, number=number).quantized(exact=EXACT).write(draft)
             manifest = draft.commit(self._manifest(number, cut))
         self._parent, self._levels = manifest, levels
         self._directory.prune(self._keep)
@@ -175,36 +168,39 @@ class Publisher:
 def _copied(
     state: State, position: Position, segment: Segment, blocks: list[int], described: dict[str, Any]
 ) -> Cut:
-    rows = torch.cat([torch.zeros(1, dtype=torch.int64), state.items.live_rows()])
-    keys = state.items.keys_of(rows)
-    network = state.learner.network
     return Cut(
         tensors=state.tensors(),
         segment=segment,
-        dense={name: p.detach().clone() for name, p in network.state_dict().items()},
-        item_rows=rows,
-        item_keys=keys,
-        item_vectors=state.items.gather(rows),
-        item_prior=state.learner.item_prior(rows.numpy(), position.watermark_ms),
-        item_ids=["", *(_original(state, key) for key in keys[1:].tolist())],
+        snapshot=snapshot_of(state, 0, position.watermark_ms, described),
         position=position,
         block=state.block,
         blocks=blocks,
         counters=dict(state.counters),
         metrics={},
-        described=described,
         history_cursor=state.histories.cursor,
     )
+
+
+def snapshot_of(
+    state: State, number: int, watermark_ms: int, described: dict[str, Any]
+) -> Snapshot:
+    """The servers' half of the state in full precision, copied aside; item priors as of a time."""
+    rows = torch.cat([torch.zeros(1, dtype=torch.int64), state.items.live_rows()])
+    keys = state.items.keys_of(rows)
+    items = SlotRows(
+        keys,
+        state.items.gather(rows),
+        {PRIOR: state.learner.item_prior(rows.numpy(), watermark_ms)},
+        ["", *(_original(state, key) for key in keys[1:].tolist())],
+    )
+    weights = state.learner.network.state_dict()
+    dense = {name: weight.detach().clone() for name, weight in weights.items()}
+    return Snapshot(number, described, dict(dense), {ITEM_SLOT: items})
 
 
 def _original(state: State, key: int) -> Id:
     owner = state.ids.get(key)
     return key if owner is None else owner
-
-
-def _snapshot(number: int, cut: Cut) -> Snapshot:
-    rows = SlotRows(cut.item_keys, cut.item_vectors, {PRIOR: cut.item_prior}, cut.item_ids)
-    return Snapshot(number, cut.described, dict(cut.dense), {ITEM_SLOT: rows})
 
 
 def segments_of(directory: VersionDirectory, manifest: Manifest) -> list[Segment]:

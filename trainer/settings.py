@@ -9,10 +9,10 @@ class TrainerSettings(Section):
     """What decides the course of training. Versions are tied to the seed alone."""
 
     seed: int = Field(0, ge=0)
-    block_records: int = Field(512, ge=1, le=1_000_000, description="records in a full block")
+    block_records: int = Field(256, ge=1, le=1_000_000, description="records in a full block")
     block_ms: int = Field(500, ge=1, description="live: a block is cut after this long")
     row_budget: int = Field(16_384, ge=64, description="model rows in a batch")
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's, dense weights")
+    learning_rate: float = Field(2e-3, gt=0, le=1, description="Adam's, dense weights")
     prior_learning_rate: float = Field(1e-2, gt=0, le=1, description="Adam's, weights of the prior")
     pool_window: int = Field(8_192, ge=1, description="recent positives that negatives come from")
     pool_draws: int = Field(1_024, ge=0, description="negatives drawn from the pool per batch")

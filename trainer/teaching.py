@@ -110,7 +110,7 @@ class Teacher:
 
     def _watch(self, accepted: Accepted, rows_T: Longs, now_ms: int) -> Callable[[Scored], None]:
         def watch(scored: Scored) -> None:
-            truth_Q = rows_T[scored.event_Q]
+            truth_Q = rows_T[scored.batch.event_Q.numpy()]
             self.evaluation.score(scored, truth_Q, now_ms)
             for observer in self.observers:
                 observer(Scoring(scored, accepted, truth_Q, now_ms))

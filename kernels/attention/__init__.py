@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kernels.attention import cpu, reference
 from kernels.attention.buckets import DISTANCE_BUCKETS, TIME_BUCKETS
+from kernels.backends import pick
 
 __all__ = ["DISTANCE_BUCKETS", "TIME_BUCKETS", "Events", "Rows", "attention"]
 
@@ -42,7 +43,7 @@ class Rows:
     position: Tensor
     """int64 [R], position of the row, at least limit - 1."""
     limit: Tensor
-    """int64 [R]: the row sees the first `limit` events of its user."""
+    """int64 [R]: the row sees the first `limit` events of its user, all if it has fewer."""
     at_ms: Tensor
     """int64 [R], the time at which the row asks."""
 
@@ -71,7 +72,7 @@ def attention(
     """
     if backend == "auto":
         backend = _choose(q_RHK, rows, events)
-    run = reference.attention if backend == "reference" else cpu.attention
+    run = pick(backend, {"reference": reference.attention, "cpu": cpu.attention})
     return run(q_RHK, k_THK, v_THV, rows, events, distance_bias_P, time_bias_S, length, alpha)
 
 

@@ -5,10 +5,11 @@ edges. `distance_bucket` and `time_bucket` are the specification (torch); `*_of`
 one number inside numba loops.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from numba import njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
@@ -16,6 +17,9 @@ DISTANCE_BUCKETS = 64
 """0 .. 31 exactly, then four per octave up to 8,191."""
 TIME_BUCKETS = 64
 """Two per octave of seconds + 1: half a second of resolution at 0, the last from 100 years on."""
+
+_SECONDS = np.float32(0.001)
+"""A millisecond; every device multiplies by this very float32."""
 
 
 def distance_bucket(distance: Tensor) -> Tensor:
@@ -27,21 +31,25 @@ def distance_bucket(distance: Tensor) -> Tensor:
 
 def time_bucket(gap_ms: Tensor) -> Tensor:
     """Bucket (int64) of a time gap in milliseconds, int64; negative gaps count as 0."""
-    seconds_plus_one = (gap_ms.clamp(min=0) + 1000).to(torch.float32) * np.float32(0.001)
+    seconds_plus_one = (gap_ms.clamp(min=0) + 1000).to(torch.float32) * float(_SECONDS)
     bits = seconds_plus_one.view(torch.int32).long()
-    return ((bits >> 22) - (127 << 1)).clamp(0, TIME_BUCKETS - 1)
+    return torch.clamp((bits >> 22) - (127 << 1), 0, TIME_BUCKETS - 1)
 
 
-@intrinsic
-def _float_bits(typingctx, value):  # type: ignore[no-untyped-def]
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.bitcast(args[0], cgutils.ir.IntType(32))
+def _bitcast(typing_context: Any, value: Any) -> Any:
+    """The bits of a float32 as an int32; numba has no such cast of its own."""
 
-    return types.int32(types.float32), codegen
+    def cast(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(types.int32))
+
+    return types.int32(types.float32), cast
+
+
+_float_bits: Any = intrinsic(_bitcast)
 
 
 @njit(cache=True, nogil=True, inline="always")
-def distance_bucket_of(distance: int) -> int:
+def distance_bucket_of(distance: Any) -> Any:
     """`distance_bucket` of one number."""
     if distance < 32:
         return distance
@@ -49,8 +57,8 @@ def distance_bucket_of(distance: int) -> int:
 
 
 @njit(cache=True, nogil=True, inline="always")
-def time_bucket_of(gap_ms: int) -> int:
+def time_bucket_of(gap_ms: Any) -> Any:
     """`time_bucket` of one number."""
-    seconds_plus_one = np.float32(max(gap_ms, 0) + 1000) * np.float32(0.001)
+    seconds_plus_one = np.float32(max(gap_ms, 0) + 1000) * _SECONDS
     bucket = (_float_bits(seconds_plus_one) >> 22) - (127 << 1)
     return min(max(bucket, 0), 63)

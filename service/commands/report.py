@@ -10,7 +10,13 @@ from rich.table import Table
 
 from service.commands.action_table import ActionTable
 from service.commands.folder import DataFolder
-from service.metrics import Readings
+
+OUTCOMES = {
+    "trained": "positives_trained",
+    "skipped": "positives_skipped",
+    "history only": "context_only",
+}
+"""What became of an accepted action, by the trainer's name for its counter."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +25,15 @@ class Slot:
 
     rows: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one run of a replay took, and where in the stream it began."""
+
+    seconds: float
+    records_before: int
+    resident_bytes: int
 
 
 @dataclass(frozen=True)
@@ -39,7 +54,6 @@ class Report:
     version: int
     versions_kept: int
     hit_rate_at_10: dict[str, float]
-    loss: float
     slots: dict[str, Slot]
     histories_users: int
     histories_bytes: int
@@ -48,34 +62,28 @@ class Report:
     serve: str
 
     @classmethod
-    def of(
-        cls, table: ActionTable, readings: Readings, seconds: float, folder: DataFolder
-    ) -> "Report":
-        """The report of a replay that took `seconds` from the first append to the last version."""
-        slot_bytes = readings.by_label("store_bytes", "slot")
-        slots = {
-            slot: Slot(int(rows), int(slot_bytes.get(slot, 0)))
-            for slot, rows in readings.by_label("store_rows", "slot").items()
-        }
-        histories_bytes = int(readings.get("histories_bytes"))
-        outcomes = _whole(readings.by_label("actions_total", "outcome"))
+    def of(cls, table: ActionTable, work: Work, folder: DataFolder) -> "Report":
+        """The report of what was done, from what the trainer left behind when it ended."""
+        left = json.loads(folder.status.read_text())
+        manifests = sorted((folder.root / "versions" / "manifests").glob("*.json"))
+        slots = {"item": Slot(left["items"], left["item_bytes"])}
+        trained = left["records"] - work.records_before
         return cls(
             read=len(table) + sum(table.rejected.values()),
             rejected_rows=dict(table.rejected),
-            rejected_records=_whole(readings.by_label("rejected_total", "reason")),
-            duplicates=int(readings.get("duplicates_total")),
-            outcomes=outcomes,
-            seconds=round(seconds, 3),
-            actions_per_second=round(sum(outcomes.values()) / seconds, 1),
-            version=int(readings.get("version")),
-            versions_kept=len(list((folder.root / "versions" / "manifests").glob("*.json"))),
-            hit_rate_at_10=readings.by_label("hit_rate", "model"),
-            loss=readings.get("loss"),
+            rejected_records=_reasons(left),
+            duplicates=left["duplicates"],
+            outcomes={name: left.get(counter, 0) for name, counter in OUTCOMES.items()},
+            seconds=round(work.seconds, 3),
+            actions_per_second=round(trained / work.seconds, 1),
+            version=int(manifests[-1].stem),
+            versions_kept=len(manifests),
+            hit_rate_at_10=left["hit_rates"],
             slots=slots,
-            histories_users=int(readings.get("histories_users")),
-            histories_bytes=histories_bytes,
-            memory_bytes=histories_bytes + sum(slot.bytes for slot in slots.values()),
-            resident_bytes=int(readings.get("process_resident_memory_bytes")),
+            histories_users=left["users"],
+            histories_bytes=left["history_bytes"],
+            memory_bytes=left["history_bytes"] + sum(slot.bytes for slot in slots.values()),
+            resident_bytes=work.resident_bytes,
             serve=f"freshet serve --data {folder.root}",
         )
 
@@ -107,8 +115,9 @@ class Report:
         yield "memory", f"{_mega(self.memory_bytes)} (resident: {_mega(self.resident_bytes)})"
 
 
-def _whole(counts: dict[str, float]) -> dict[str, int]:
-    return {name: int(count) for name, count in counts.items()}
+def _reasons(left: dict[str, Any]) -> dict[str, int]:
+    prefix = "rejected_"
+    return {name.removeprefix(prefix): n for name, n in left.items() if name.startswith(prefix)}
 
 
 def _by_reason(reasons: dict[str, Any]) -> str:

@@ -197,7 +197,7 @@ def _records(events: Events) -> Longs:
 
 
 @njit(cache=True, nogil=True)
-def _number(owner, at_ms, ttl_ms, last_ms, count, ordinal):  # type: ignore[no-untyped-def]
+def _number(owner, at_ms, ttl_ms, last_ms, count, ordinal):
     for t in range(len(owner)):
         u = owner[t]
         if count[u] > 0 and at_ms[t] - last_ms[u] > ttl_ms:

@@ -103,7 +103,7 @@ def _grown(array: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
 
 
 @njit(cache=True, nogil=True)
-def _class_of(size):  # type: ignore[no-untyped-def]
+def _class_of(size):
     kind = 0
     while FIRST_CLASS << kind < size:
         kind += 1
@@ -111,14 +111,14 @@ def _class_of(size):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _release(base, size, arena, free):  # type: ignore[no-untyped-def]
+def _release(base, size, arena, free):
     kind = _class_of(size)
     arena[base, 0] = free[kind]
     free[kind] = base
 
 
 @njit(cache=True, nogil=True)
-def _take(size, arena, used, free):  # type: ignore[no-untyped-def]
+def _take(size, arena, used, free):
     """Base of a piece of `size` places, or -1 when the arena must grow first."""
     kind = _class_of(size)
     if free[kind] >= 0:
@@ -133,9 +133,7 @@ def _take(size, arena, used, free):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _push(  # type: ignore[no-untyped-def]
-    owners, ordinals, records, done, arena, used, free, base, size, count, capacity
-):
+def _push(owners, ordinals, records, done, arena, used, free, base, size, count, capacity):
     for t in range(done, len(owners)):
         owner, ordinal = owners[t], ordinals[t]
         held = size[owner]
@@ -155,9 +153,7 @@ def _push(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _push_new(  # type: ignore[no-untyped-def]
-    owners, values, done, arena, used, free, base, size, count, capacity, new
-):
+def _push_new(owners, values, done, arena, used, free, base, size, count, capacity, new):
     for t in range(done, len(owners)):
         owner = owners[t]
         for i in range(min(count[owner], size[owner])):
@@ -175,7 +171,7 @@ def _push_new(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _read(owners, offsets, arena, base, size, count, out):  # type: ignore[no-untyped-def]
+def _read(owners, offsets, arena, base, size, count, out):
     for b in range(len(owners)):
         owner = owners[b]
         ordinal = count[owner] - (offsets[b + 1] - offsets[b])
@@ -185,7 +181,7 @@ def _read(owners, offsets, arena, base, size, count, out):  # type: ignore[no-un
 
 
 @njit(cache=True, nogil=True)
-def _clear(owners, arena, free, base, size, count):  # type: ignore[no-untyped-def]
+def _clear(owners, arena, free, base, size, count):
     for owner in owners:
         if size[owner]:
             _release(base[owner], size[owner], arena, free)

@@ -10,6 +10,7 @@ V value width.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from pydantic import Field, model_validator
@@ -29,7 +30,7 @@ class ModelSettings(Section):
     qk_width: int = Field(32, ge=4, le=256)
     v_width: int = Field(32, ge=4, le=256)
     window: int = Field(256, ge=4, le=8192, description="events a row can see; divisible by 4")
-    temperature: float = Field(0.05, gt=0, le=1)
+    temperature: float = Field(0.15, gt=0, le=1)
     priors: tuple[float, ...] = Field(
         (1_800.0, 14_400.0, 86_400.0), description="half-lives of the item prior, seconds"
     )
@@ -44,7 +45,7 @@ class ModelSettings(Section):
     @property
     def alpha(self) -> float:
         """Scale of the attention logits."""
-        return self.qk_width**-0.5
+        return float(self.qk_width**-0.5)
 
 
 def window_start(last_visible: int, window: int) -> int:
@@ -120,7 +121,8 @@ class Layer(nn.Module):
         return linear(self._norm(attended_RHV.flatten(1)) * u, self.output.weight, self.output.bias)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (self.settings.heads, -1))
+        split: Tensor = x.unflatten(1, (self.settings.heads, -1))
+        return split
 
     def _keys_values(self, k: Tensor, v: Tensor) -> KeysValues:
         return KeysValues(self._heads(k), self._heads(v))
@@ -141,25 +143,29 @@ class HSTU(nn.Module):
     def history(self, x_TD: Tensor, events: Events) -> tuple[list[KeysValues], Tensor | None]:
         """Every layer's keys and values, and the last layer's rows if next items come from them."""
         rows, seen = history_rows(events), []
-        for layer in self.layers[:-1]:
+        *earlier, last = self._stack()
+        for layer in earlier:
             x_TD, kv = layer.history(x_TD, rows, events)
             seen.append(kv)
         if self.from_history:
-            x_TD, kv = self.layers[-1].history(x_TD, rows, events)
+            x_TD, kv = last.history(x_TD, rows, events)
             return [*seen, kv], x_TD
-        return [*seen, self.layers[-1].keys_values(x_TD)], None
+        return [*seen, last.keys_values(x_TD)], None
 
     def ask(self, x_RD: Tensor, rows: Rows, events: Events, seen: list[KeysValues]) -> Tensor:
         """Query rows through every layer: [R, D]."""
-        for layer, kv in zip(self.layers, seen, strict=True):
+        for layer, kv in zip(self._stack(), seen, strict=True):
             x_RD = layer.ask(x_RD, rows, events, kv)
         return x_RD
 
     def target(self, x_RD: Tensor, rows: Rows, events: Events, seen: list[KeysValues]) -> Tensor:
         """Target rows through every layer: [R, D]."""
-        for layer, kv in zip(self.layers, seen, strict=True):
+        for layer, kv in zip(self._stack(), seen, strict=True):
             x_RD = layer.target(x_RD, rows, events, kv)
         return x_RD
+
+    def _stack(self) -> list[Layer]:
+        return cast(list[Layer], list(self.layers))
 
 
 def history_rows(events: Events) -> Rows:

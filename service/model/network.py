@@ -12,7 +12,7 @@ from kernels.attention import Events, Rows
 from service.model.hstu import HSTU, KeysValues, ModelSettings
 from service.model.tokens import Tokens, Window
 
-PRIOR_EPS = 0.1
+PRIOR_EPS = 0.3
 """Added to decayed counts before their logarithm: an item never seen has a finite prior."""
 
 
@@ -34,6 +34,9 @@ class Network(nn.Module):
         self.tokens = Tokens(settings.dim)
         self.hstu = HSTU(settings)
         self.actions = nn.Linear(settings.dim, action_types)
+        self.seen = nn.Parameter(torch.zeros(1))
+        """Added to the logit of items that are in the visible history: learned, so that a product
+        whose users return to items keeps them and one whose users do not drops them."""
         self.prior = nn.Parameter(torch.full((len(settings.priors),), 1 / len(settings.priors)))
 
     def encode(self, window: Window, items_UD: Tensor) -> Encoded:

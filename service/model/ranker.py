@@ -62,22 +62,32 @@ class Ranker:
     def __init__(self, snapshot: Snapshot) -> None:
         """Build the model of a snapshot. Raises ModelMismatch if its parts do not fit together."""
         self.number = snapshot.number
-        self.settings = ModelSettings.model_validate(snapshot.model["model"])
-        self.types = ActionTypes.model_validate(snapshot.model["actions"])
-        self.has_action_heads = bool(snapshot.model["action_heads"])
-        self.network = Network(self.settings, len(self.types.types)).eval()
         try:
-            self.network.load_state_dict(snapshot.weights())
-        except RuntimeError as error:
+            self._build(snapshot)
+        except KeyError as error:
+            raise ModelMismatch(f"version {self.number} has no {error}") from None
+        except (ValueError, RuntimeError) as error:
             raise ModelMismatch(
                 f"version {self.number} does not fit its settings: {error}"
             ) from None
-        self.items: SlotRows = snapshot.slots[ITEM_SLOT]
-        self.prior_R = self.items.extra[PRIOR]
         self.item_vectors_RD = normalize(self.items.vectors(), eps=1e-6)
         """Unit vectors of all items in full precision; row 0 is the unknown item."""
         self._index = key_index("numba")
         self._index.insert(self.items.keys_R[1:])
+
+    def _build(self, snapshot: Snapshot) -> None:
+        self.settings = ModelSettings.model_validate(snapshot.model["model"])
+        self.types = ActionTypes.model_validate(snapshot.model["actions"])
+        self.has_action_heads = bool(snapshot.model["action_heads"])
+        self.network = Network(self.settings, len(self.types.types)).eval()
+        self.network.load_state_dict(snapshot.weights())
+        self.items: SlotRows = snapshot.slots[ITEM_SLOT]
+        self.prior_R = self.items.extra[PRIOR]
+        if self.items.width != self.settings.dim or self.prior_R.dim() != 1:
+            raise ValueError(
+                f"items are {self.items.width} wide with a prior of {list(self.prior_R.shape)}, "
+                f"dim is {self.settings.dim}"
+            )
 
     def rows(self, item_keys_C: Longs) -> Tensor:
         """Row of each item, 0 (the unknown row) for items without one."""
@@ -90,6 +100,7 @@ class Ranker:
         encoded, seen = self._encode(history)
         user_D = self._user(encoded, seen, at_ms)
         next_item_C = self._next_item(user_D, rows_C)
+        next_item_C += self.network.seen * torch.isin(rows_C, self._seen_rows(history))
         if not self.has_action_heads:
             return Scores(self.types.next_item_weight * next_item_C, next_item_C, None)
         logits_CA = self.network.action_logits(
@@ -102,7 +113,9 @@ class Ranker:
     def next_items(self, history: Histories, at_ms: int) -> Tensor:
         """Next-item logits of every row of the item slot, [R]; row 0 is the unknown item."""
         user_D = self._user(*self._encode(history), at_ms)
-        return self.item_vectors_RD @ (user_D / self.settings.temperature) + self.prior_R
+        scores_R = self.item_vectors_RD @ (user_D / self.settings.temperature) + self.prior_R
+        scores_R[self._seen_rows(history)] += self.network.seen
+        return scores_R
 
     def warm(self) -> None:
         """Run every path once, so that the first request does not pay for compilation."""
@@ -130,6 +143,12 @@ class Ranker:
             torch.from_numpy(before_ms_T),
         )  # fmt: skip
         return self.network.encode(window, self.items.gather(self.rows(item_T))), len(seen_T)
+
+    def _seen_rows(self, history: Histories) -> Tensor:
+        """Rows of the items in the visible history, each once; the unknown row is no item."""
+        seen_T, _ = visible(history, self.settings.window)
+        rows_U: Tensor = self.rows(history.item_T[seen_T]).unique()
+        return rows_U[rows_U > 0]
 
     def _user(self, encoded: Encoded, seen: int, at_ms: int) -> Tensor:
         return self.network.users(encoded, _asking(1, seen, at_ms))[0]

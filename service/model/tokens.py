@@ -56,12 +56,13 @@ class Tokens(nn.Module):
         at_T = window.events.at_ms
         gap_T = time_bucket(at_T - window.before_ms_T)
         gap_T = torch.where(window.before_ms_T < 0, NO_GAP, gap_T)
-        return (
+        tokens_TD: Tensor = (
             items_UD[window.item_T] * self.scale
             + self.action[window.action_T]
             + self.gap[gap_T]
             + self.hour[_hour(at_T)]
         )
+        return tokens_TD
 
     def query(self, x_TD: Tensor, rows: Rows, events: Events) -> Tensor:
         """Tokens [R, D] of query rows, from the tokens of the history they see."""
@@ -76,7 +77,8 @@ class Tokens(nn.Module):
 
     def target(self, item_R: Tensor, items_UD: Tensor, rows: Rows) -> Tensor:
         """Tokens [R, D] of target rows."""
-        return items_UD[item_R] * self.scale + self.pending + self.ask_hour[_hour(rows.at_ms)]
+        items_RD: Tensor = items_UD[item_R] * self.scale
+        return items_RD + self.pending + self.ask_hour[_hour(rows.at_ms)]
 
 
 def _owner_first(rows: Rows, events: Events) -> Tensor:
@@ -85,7 +87,7 @@ def _owner_first(rows: Rows, events: Events) -> Tensor:
 
 
 def _hour(at_ms: Tensor) -> Tensor:
-    return (at_ms // HOUR_MS) % 24
+    return torch.remainder(at_ms // HOUR_MS, 24)
 
 
 def _table(rows: int, dim: int) -> nn.Parameter:

@@ -33,7 +33,7 @@ class SlotSettings(Section):
     """Event time without an occurrence after which an id loses its row; None: rows stay."""
     max_rows: int | None = Field(None, ge=1)
     """Most ids with a row; further ones are refused and counted. None: no limit."""
-    learning_rate: float = Field(0.05, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(0.02, gt=0, allow_inf_nan=False)
     """Row-wise Adagrad's."""
     init_scale: float = Field(0.01, ge=0, allow_inf_nan=False)
     """Standard deviation of a new row's components."""
@@ -90,13 +90,13 @@ class EmbeddingTable:
     @property
     def nbytes(self) -> int:
         """Bytes allocated for rows, index and admission counts, unused capacity included."""
-        waiting = self._admission.nbytes if self._admission else 0
+        waiting = self._admission.nbytes if self._admission is not None else 0
         return self._rows.nbytes + self._index.nbytes + waiting
 
     @property
     def waiting(self) -> int:
         """Ids that were seen and have not earned a row."""
-        return len(self._admission) if self._admission else 0
+        return len(self._admission) if self._admission is not None else 0
 
     def __len__(self) -> int:
         """Ids that have a row."""
@@ -166,7 +166,7 @@ class EmbeddingTable:
     def state(self) -> dict[str, Tensor]:
         """Copies of everything that later results depend on, settings and seed apart."""
         cursor = self._sweep.cursor if self._sweep else 0
-        waiting = self._admission.state() if self._admission else {}
+        waiting = self._admission.state() if self._admission is not None else {}
         return {
             **{f"index.{name}": tensor for name, tensor in self._index.state().items()},
             **{f"rows.{name}": tensor for name, tensor in self._rows.state().items()},
@@ -191,7 +191,7 @@ class EmbeddingTable:
         self.refused = int(state["refused"])
         if self._sweep:
             self._sweep.cursor = int(state["cursor"])
-        if self._admission and "waiting.keys" in state:
+        if self._admission is not None and "waiting.keys" in state:
             self._admission.load(_part(state, "waiting."))
 
     def _start_unknown(self) -> None:
@@ -202,7 +202,7 @@ class EmbeddingTable:
     def _earned(self, keys_A: Int64s) -> Bools:
         """True for occurrences of absent ids that have earned a row and find one free."""
         earned_A = np.ones(len(keys_A), np.bool_)
-        if self._admission:
+        if self._admission is not None:
             earned_A = self._admission.earned(torch.from_numpy(keys_A))
         room = len(keys_A) if self.settings.max_rows is None else self.settings.max_rows - len(self)
         if np.count_nonzero(earned_A) > room:
@@ -216,7 +216,7 @@ class EmbeddingTable:
         index_rows_E, is_new_E = self._index.insert(torch.from_numpy(keys_E))
         rows_E, is_new = _table_rows(index_rows_E).numpy(), is_new_E.numpy()
         new_rows_M, new_keys_M = rows_E[is_new], torch.from_numpy(keys_E[is_new])
-        if self._admission:
+        if self._admission is not None:
             self._admission.forget(new_keys_M)
         self._rows.extend(self._index.rows_end + 1)
         earlier = self.settings.min_count - 1

@@ -22,7 +22,7 @@ from service.streams.frames import Frame
 _SLOT = struct.Struct("<7Q16s")
 _CRC = struct.Struct("<I")
 _SLOT_BYTES = 512
-_ATTEMPTS = 1000
+_ATTEMPTS = 100
 
 
 class Place(NamedTuple):

@@ -127,7 +127,7 @@ class LocalStream:
             if name not in self._topics:
                 settings = self.settings
                 self._topics[name] = Topic(
-                    self.root / name, settings.partitions, settings.segment_bytes
+                    self.root, name, settings.partitions, settings.segment_bytes
                 )
             return self._topics[name]
 

@@ -19,7 +19,7 @@ class Syncer:
         self._window_seconds = window_seconds
         self._due = 0.0
         self._noticed, self._closing = threading.Event(), threading.Event()
-        self._failure: OSError | None = None
+        self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="stream-sync", daemon=True)
         self._thread.start()
 
@@ -52,6 +52,6 @@ class Syncer:
                 return
             try:
                 self._sync()
-            except OSError as error:
+            except (OSError, StreamError) as error:
                 self._failure = error
                 return

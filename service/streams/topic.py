@@ -27,14 +27,14 @@ class TopicFile(msgspec.Struct, frozen=True, kw_only=True):
 class Topic:
     """A directory with `topic.json` and one directory per partition, opened when first used."""
 
-    def __init__(self, directory: Path, partitions: int, segment_bytes: int) -> None:
+    def __init__(self, root: Path, name: str, partitions: int, segment_bytes: int) -> None:
         """Open the topic, or make it with these settings. Raises StreamError if they disagree."""
-        if not _NAME.fullmatch(directory.name):
+        if not _NAME.fullmatch(name):
             raise StreamError(
-                f"topic name {directory.name!r} is not of 1 to 200 letters, digits, '.', '_', '-' "
+                f"topic name {name!r} is not of 1 to 200 letters, digits, '.', '_', '-' "
                 "(no '.' in front)"
             )
-        self._directory = directory
+        self._directory = directory = root / name
         self._lock = threading.Lock()
         self._opened: dict[int, Partition] = {}
         self.file = _read(directory) or _create(directory, partitions, segment_bytes)

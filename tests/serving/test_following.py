@@ -74,7 +74,7 @@ def test_a_manifest_that_cannot_be_read_is_refused(site, publish):
     folder = publish.data / "versions" / "manifests"
     (folder / "00000002.json").write_text('{"format": 1, "number"')
     assert "00000002.json" in refused(site, 2)["reason"]
-    assert refusals(site, "damaged") == 1
+    assert refusals(site, "truncated") == 1
 
 
 def test_a_manifest_of_a_later_format_is_refused(site, publish):

@@ -164,7 +164,7 @@ def test_what_an_expired_row_held_is_overwritten_at_once(backend: str) -> None:
     assert not store.gather(row).any()
     assert not store.state()["rows.squares"][1:].any()
     assert (store.counts_R[1], store.last_seen_ms_R[1]) == (0, FOREVER_MS)
-    assert RESERVED_KEY == store.keys_of(row).item()
+    assert store.keys_of(row).item() == RESERVED_KEY
     assert len(store.live_rows()) == 0
 
 
@@ -220,9 +220,9 @@ def test_memory_reaches_a_plateau_when_ids_come_and_go(backend: str) -> None:
 
 def test_bytes_are_those_of_every_array_that_grows() -> None:
     store = table(min_count=2)
-    assert store.nbytes < 100_000
+    assert store.nbytes < 120_000
     store.admit(torch.arange(5000).repeat(2), at(10_000))
-    by_row = 8192 * (4 * 4 + 4 + 8 + 4)
+    by_row = 5001 * (4 * 4 + 4 + 8 + 4)  # as many as were needed, being more than double
     index = store._index.nbytes
     assert store._admission is not None
     assert store.nbytes == by_row + index + store._admission.nbytes
