@@ -88,14 +88,17 @@ class Popularity:
 
     def learn(self, until: int) -> None:
         """See `Baseline`."""
-        columns = (self._events.item_T, self._events.at_ms_T)
-        span = (self._learned, until, self._half_life_ms)
-        _count(self._count_I, self._origin_ms, *columns, *span)
+        counts, columns = (
+            (self._count_I, self._origin_ms),
+            (self._events.item_T, self._events.at_ms_T),
+        )
+        _count(*counts, *columns, self._learned, until, self._half_life_ms)
         self._learned = until
 
     def scores(self, event: int, candidates_C: Ints) -> Floats:
         """p of each candidate; the same for every user."""
-        return self._count_I[candidates_C] / self._count_I.sum()
+        share_C: Floats = self._count_I[candidates_C] / self._count_I.sum()
+        return share_C
 
 
 class Cooccurrence:
@@ -119,9 +122,9 @@ class Cooccurrence:
 
     def learn(self, until: int) -> None:
         """See `Baseline`."""
+        counts = (self._pair_P, self._count_I, self._origin_ms)
         columns = (self._events.item_T, self._events.at_ms_T, self._pairs.pair_TL)
-        span = (self._learned, until, self._half_life_ms)
-        _count_pairs(self._pair_P, self._count_I, self._origin_ms, *columns, *span)
+        _count_pairs(*counts, *columns, self._learned, until, self._half_life_ms)
         self._learned = until
 
     def scores(self, event: int, candidates_C: Ints) -> Floats:
@@ -148,7 +151,7 @@ class Cooccurrence:
     def _last_items(self, event: int) -> Ints:
         """The items of the user's last L events before this one, the most recent first."""
         columns = (self._events.item_T, self._events.previous_T)
-        last_L = _predecessors(*columns, event, event + 1, self._last)[0]
+        last_L: Ints = _predecessors(*columns, event, event + 1, self._last)[0]
         return last_L[last_L >= 0]
 
     def _followers(self, event: int, last_J: Ints, weight_J: Floats, candidates_C: Ints) -> Floats:

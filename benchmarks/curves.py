@@ -41,13 +41,13 @@ def draw(path: Path, curves: Mapping[str, Curve], title: str) -> None:
     if not drawn:
         raise ValueError(f"no day holds {FEWEST} scored events: take a larger --sample or --limit")
     figure = Figure(figsize=(10, 5.6), layout="constrained")
-    axes = figure.add_subplot()
+    axes: Any = figure.add_subplot()
     for method, points in drawn.items():
         days, averages = [day for day, _ in points], [average for _, average in points]
         style = STYLES.get(method, {})
         line, *_ = axes.plot(days, [average.value for average in averages], **style)
         low, high = [a.low for a in averages], [a.high for a in averages]
-        axes.fill_between(days, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
+        axes.fill_between(days, low, high, color=line.get_color(), alpha=0.1, linewidth=0)
     _dress(axes, title)
     _label(axes, {method: points[-1][1].value for method, points in drawn.items()})
     figure.savefig(path, dpi=160)
@@ -62,11 +62,11 @@ def _points(curve: Curve) -> Sequence[tuple[date, Average]]:
 
 
 def _dress(axes: Any, title: str) -> None:
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib import dates
 
-    locator = AutoDateLocator(minticks=4, maxticks=10)
+    locator = dates.AutoDateLocator(minticks=4, maxticks=10)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_ylabel("NDCG@10, mean of the day (band: 95 %)")
     axes.spines[["top", "right"]].set_visible(False)

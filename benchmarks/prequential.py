@@ -25,7 +25,6 @@ from benchmarks.baselines import (
 )
 from benchmarks.protocol import (
     Average,
-    Columns,
     Evaluation,
     Events,
     Part,
@@ -34,6 +33,7 @@ from benchmarks.protocol import (
     read_events,
 )
 from benchmarks.tuning import tune
+from service.commands.action_rows import Columns
 
 BASELINES: dict[str, tuple[Any, Any]] = {
     "popularity": (Popularity, PopularitySettings()),
@@ -73,14 +73,14 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the sample")
     add("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="M", help=f"{METHODS}")
     add("--active-hours", type=hours, default=24.0, metavar="H",
-        help="an item counts for so long after an event; 'all': from its first event on")  # fmt: skip
+        help="an item counts for so long after an event; 'all': ever after")  # fmt: skip
     add("--tune", action="store_true", help="tune the baselines on the first 20 %% of this stream")
     add("--settings", type=Path, metavar="TOML", help="settings of the model's run")
     add("--by-day", action="store_true", help="one more figure per method, metric and day")
     add("--plot", type=Path, metavar="FILE", help="draw NDCG@10 by day (.png, .svg, .pdf)")
     add("--user-column", default=columns.user)
     add("--item-column", default=columns.item)
-    add("--timestamp-column", default=columns.timestamp, help="seconds since the epoch")
+    add("--time-column", default=columns.time, help="seconds since the epoch")
     return options
 
 
@@ -127,7 +127,7 @@ def _run(options: argparse.Namespace) -> Run:
 
 
 def _events(options: argparse.Namespace) -> Events:
-    columns = Columns(options.user_column, options.item_column, options.timestamp_column)
+    columns = Columns(options.user_column, options.item_column, options.time_column)
     events = read_events(options.data, columns)
     limit = options.limit or (QUICK_LIMIT if options.quick else len(events))
     return events.first(limit)

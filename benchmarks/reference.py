@@ -55,7 +55,7 @@ def ranks(
 def decay(events: Events, past: int, event: int, half_life_hours: float) -> float:
     """What a past event still weighs at the time of another."""
     elapsed_ms = int(events.at_ms_T[event] - events.at_ms_T[past])
-    return 0.5 ** (elapsed_ms / (half_life_hours * HOUR_MS))
+    return float(0.5 ** (elapsed_ms / (half_life_hours * HOUR_MS)))
 
 
 def counts(events: Events, event: int, half_life_hours: float) -> Floats:
@@ -69,7 +69,8 @@ def counts(events: Events, event: int, half_life_hours: float) -> Floats:
 def popularity(events: Events, event: int, half_life_hours: float) -> Floats:
     """p(i) just before an event."""
     count_I = counts(events, event, half_life_hours)
-    return count_I / count_I.sum()
+    share_I: Floats = count_I / count_I.sum()
+    return share_I
 
 
 def followers(events: Events, event: int, half_life_hours: float, last: int) -> Floats:

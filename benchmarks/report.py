@@ -24,7 +24,7 @@ Check = Callable[[argparse.Namespace], None]
 Measure = Callable[[argparse.Namespace], Iterable["Figure"]]
 
 
-class CheckFailed(Exception):  # noqa: N818 - named like the errors of the product
+class CheckFailed(Exception):
     """What is to be measured does not work; the message says what was expected and found."""
 
 

@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from service.commands.action_rows import Columns
 from service.commands.action_table import read_actions
-from service.commands.demo import demo_folder, run_demo
+from service.commands.demo import Patience, demo_folder, run_demo
 from service.commands.folder import DataFolder
 from service.commands.processes import INTERRUPTED, become, terminated_like_interrupted
 from service.commands.replay import Replay, replay_settings, speed_of
@@ -67,9 +67,13 @@ def demo(
 ) -> None:
     """Run trainer and server on a simulated product whose tastes turn. Ctrl-C ends it."""
     with demo_folder(data) as folder, DemoView(shown=not once) as view:
-        summary = run_demo(folder, view, seed, port, once)
-    if once:
-        print(summary.to_json())
+        try:
+            summary = run_demo(folder, view, seed, port, once, Patience())
+        except KeyboardInterrupt:
+            if once:
+                raise
+            return  # the normal end of a live demo
+    print(summary.to_json())
 
 
 @app.command()

@@ -82,9 +82,13 @@ def id_problem(identifier: Id) -> str | None:
         return None if RESERVED_KEY < identifier < 2**63 else "is outside 64 bits"
     if not identifier:
         return "is empty"
-    if len(identifier) > MAX_ID_BYTES or len(identifier.encode()) > MAX_ID_BYTES:
+    if len(identifier) > MAX_ID_BYTES:
         return f"is longer than {MAX_ID_BYTES} bytes"
-    return None
+    try:
+        size = len(identifier.encode())
+    except UnicodeEncodeError:
+        return "holds a lone surrogate, which is no character"
+    return f"is longer than {MAX_ID_BYTES} bytes" if size > MAX_ID_BYTES else None
 
 
 def time_problem(at: float) -> str | None:

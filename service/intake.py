@@ -36,7 +36,10 @@ Offsets = dict[str, dict[int, int]]
 
 READ_RECORDS = 4096
 POLL_SECONDS = 0.002
-MAX_PAYLOAD_SHOWN = 1024
+MAX_TEXT_SHOWN = 1024
+"""Of a rejected payload and of what is wrong with it, in characters."""
+MAX_HISTORY = 2**53
+"""Most events that an impression may say its scoring saw."""
 
 
 class IntakeSettings(Section):
@@ -176,7 +179,13 @@ class Intake:
         low, end = self._stream.bounds(topic, number)
         if offsets is None or topic not in offsets:
             return low
-        offset = offsets[topic].get(number, 0)
+        if offsets[topic].keys() != set(range(self._stream.partitions(topic))):
+            raise OffsetError(
+                f"topic {topic} has {self._stream.partitions(topic)} partitions, the offsets are "
+                f"of partitions {sorted(offsets[topic])}: restore the stream's partitions, or "
+                "train anew from the earliest record with an empty version directory"
+            )
+        offset = offsets[topic][number]
         if not low <= offset <= end:
             raise OffsetError(
                 f"offset {offset} of {topic}/{number} is outside the stream ({low} .. {end}): "
@@ -279,6 +288,8 @@ class _Builder:
                 raise _Refused("bad_list", f"{len(shown.items)} items; 1 to {MAX_LIST} are allowed")
             for item in shown.items:
                 _checked_key(item, "items")
+            if not 0 <= (shown.history or 0) <= MAX_HISTORY:
+                raise _Refused("bad_field", f"history = {shown.history} counts no events")
             at_ms = self._checked_time(shown.at, record.append_ms)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, _Refused) as error:
             self._reject(record, p, error)
@@ -312,16 +323,16 @@ class _Builder:
             reason, detail = "bad_field", str(error)
         else:
             reason, detail = "bad_json", str(error)
-        shown = record.payload[:MAX_PAYLOAD_SHOWN].decode(errors="replace")
+        shown = record.payload[:MAX_TEXT_SHOWN].decode(errors="replace")
         self._rejected.append(
             Rejected(
                 topic=p.topic,
                 partition=p.number,
                 offset=record.offset,
                 reason=reason,
-                detail=detail,
+                detail=detail[:MAX_TEXT_SHOWN],
                 payload=shown,
-            )  # fmt: skip
+            )
         )
 
 

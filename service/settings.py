@@ -44,10 +44,10 @@ class Settings:
         if path is None:
             return cls()
         try:
-            return cls(tomllib.loads(path.read_text()))
+            return cls(tomllib.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise SettingsError(f"settings file {path} does not exist") from None
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"settings file {path} is not TOML: {error}") from None
 
     def section(self, name: str, kind: type[S]) -> S:

@@ -113,9 +113,14 @@ class Engine:
         """The version that answers at this moment; only to look at, not to rank with."""
         return self._tables.served
 
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait for the one that runs."""
+        return self._queue.qsize()
+
     async def ask(self, job: Job[T]) -> T:
         """Await a request's job. Raises Problem 429 when too many wait, and what the job raises."""
-        if self._queue.qsize() >= self._limit:
+        if self.waiting >= self._limit:
             raise Problem(
                 "overloaded",
                 HTTPStatus.TOO_MANY_REQUESTS,

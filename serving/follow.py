@@ -70,12 +70,13 @@ class VersionFollower:
         return None
 
     def _run(self) -> None:
-        while not self._stop.wait(self._poll_seconds):
+        while not self._stop.is_set():
             try:
                 self.look()
-            except OSError as error:
-                # The directory itself is away: the served version stays, the next look may succeed.
-                log.warning("the version directory cannot be read: %s", error)
+            except Exception:
+                # Whatever it is (a directory that is away): the served version stays, look again.
+                log.exception("looking for versions failed")
+            self._stop.wait(self._poll_seconds)
 
     def _load(self, number: int) -> Served | None:
         started = time.monotonic()

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from prometheus_client import start_http_server
 
-from service.errors import FreshetError
+from service.errors import FreshetError, InputError
+from service.metrics import TrainerMetrics
 from service.settings import Settings
 from service.streams import LocalStream, LocalStreamSettings
 from service.versions import VersionDirectory
@@ -39,17 +40,26 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace, stop: threading.Event) -> None:
     data, settings = options.data, Settings.load(options.settings)
+    if not data.is_dir():
+        raise InputError(f"data directory {data} does not exist; make it, or mend --data")
     stream_settings = settings.section("stream", LocalStreamSettings)
     with closing(LocalStream(data / "stream", stream_settings)) as stream:
         versions = VersionDirectory(data / "versions")
         trainer = build(settings, stream, versions, data / "skipped")
         torch.set_num_threads(trainer.settings.threads)
         if options.metrics_port:
-            start_http_server(options.metrics_port, "127.0.0.1", trainer.metrics.registry)
+            _serve_metrics(options.metrics_port, trainer.metrics)
         with closing(trainer.publisher):
             end = data / "stream" / "END"
             trainer.run(stop, end.exists if options.until_end else None)
         _report(trainer, data / "trainer.json")
+
+
+def _serve_metrics(port: int, metrics: TrainerMetrics) -> None:
+    try:
+        start_http_server(port, "127.0.0.1", metrics.registry)
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--metrics-port {port} cannot be used: {error}; choose another") from None
 
 
 def _report(trainer: Trainer, path: Path) -> None:

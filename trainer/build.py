@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from service.action_types import ActionTypes
-from service.errors import ModelMismatch, OffsetError, VersionError
+from service.errors import ModelMismatch, OffsetError, SettingsError, VersionError
 from service.histories.local import HistorySettings, LocalHistories
 from service.intake import Intake, IntakeSettings, Offsets
 from service.metrics import TrainerMetrics
@@ -46,6 +46,11 @@ class Plan:
         self.trainer = settings.section("trainer", TrainerSettings)
         store = settings.section("store", StoreSettings)
         self.item = store.item.model_copy(update={"dim": self.model.dim})
+        if self.histories.capacity <= self.model.window:
+            raise SettingsError(
+                f"setting histories.capacity = {self.histories.capacity} must be above "
+                f"model.window = {self.model.window}: a window needs its events and one before it"
+            )
 
     def tied(self) -> dict[str, Any]:
         """What a checkpoint can only be continued with: another value makes another model."""
@@ -78,7 +83,7 @@ def build(
     state = plan.fresh_state()
     publisher = Publisher(
         versions, plan.tied(), plan.histories.capacity, plan.trainer.keep_versions,
-        committed(metrics),
+        stream.sync, committed(metrics),
     )  # fmt: skip
     newest = _newest_complete(versions)
     intake = Intake(stream, plan.intake, plan.types)

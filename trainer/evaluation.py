@@ -9,7 +9,7 @@ Shapes: Q query rows of a batch, A active items, D model width.
 from collections import deque
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
 from service.histories.rings import Longs
 from trainer.learner import Learner, Scored
@@ -33,7 +33,7 @@ class Evaluation:
 
     def hit_rates(self) -> dict[str, float]:
         """HR@10 by model; empty before anything was scored."""
-        return {name: sum(hits) / len(hits) for name, hits in self._hits.items() if hits}
+        return {name: float(sum(hits)) / len(hits) for name, hits in self._hits.items() if hits}
 
     def score(self, scored: Scored, truth_Q: Longs, now_ms: int) -> None:
         """Rank a few of the batch's true items, spread evenly over it."""
@@ -44,12 +44,14 @@ class Evaluation:
         scores_QA = self._learner.scores(scored, few, active_A, now_ms)
         counts_AP = self._learner.popularity.counts(active_A, now_ms)
         popular_A = counts_AP[:, min(BASELINE, counts_AP.shape[1] - 1)]
-        for truth, scores_A in zip(truth_Q[few], scores_QA, strict=True):
-            self._note("online", scores_A, active_A, truth)
-            self._note("popularity", popular_A, active_A, truth)
+        place_Q = np.searchsorted(active_A, truth_Q[few]).clip(max=len(active_A) - 1)
+        active_Q = active_A[place_Q] == truth_Q[few]
+        for name, scores in (("online", scores_QA), ("popularity", popular_A[None])):
+            self._hits[name].extend(_hits(scores.numpy(), place_Q) & active_Q)
 
     def observe(self, rows_N: Longs, at_ms_N: Longs) -> None:
-        """The block's events were learned: their items are active now."""
+        """The block's events were learned: their items are active now. Row 0 is no item."""
+        rows_N, at_ms_N = rows_N[rows_N > 0], at_ms_N[rows_N > 0]
         top = int(rows_N.max(initial=-1)) + 1
         if top > len(self._last_ms_R):
             more = np.full(max(top, 2 * len(self._last_ms_R)) - len(self._last_ms_R), -ACTIVE_MS)
@@ -60,9 +62,11 @@ class Evaluation:
         """Rows that the table freed."""
         self._last_ms_R[rows_N[rows_N < len(self._last_ms_R)]] = -ACTIVE_MS
 
-    def _note(self, name: str, scores_A: torch.Tensor, active_A: Longs, truth: int) -> None:
-        place = np.searchsorted(active_A, truth)
-        hit = False
-        if place < len(active_A) and active_A[place] == truth:
-            hit = int((scores_A >= scores_A[place]).sum()) <= TOP
-        self._hits[name].append(hit)
+
+def _hits(scores_QA: npt.NDArray[np.float32], place_Q: Longs) -> npt.NDArray[np.bool_]:
+    """Whether fewer than TOP others score as much as the candidate at each row's place."""
+    scores_QA = np.broadcast_to(scores_QA, (len(place_Q), scores_QA.shape[1]))
+    own_Q1 = np.take_along_axis(scores_QA, place_Q[:, None], axis=1)
+    # "not below" rather than "at least": a score that is not a number counts against the model.
+    hits: npt.NDArray[np.bool_] = (~(scores_QA < own_Q1)).sum(axis=1) <= TOP
+    return hits

@@ -11,18 +11,18 @@ KEPT = 100
 
 
 class Inspection:
-    """A folder with one safetensors file per skipped batch, named by its block."""
+    """A folder with one safetensors file per skipped batch, named by its block and place there."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def keep(self, batch: Any, block: int) -> None:
-        """Write every tensor of the batch under its path inside it."""
+    def keep(self, batch: Any, block: int, number: int) -> None:
+        """Write every tensor of the block's batch `number` under its path inside the batch."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if len(list(self.folder.iterdir())) < KEPT:
             kind = type(batch).__name__.lower()
             tensors = {path: t.clone() for path, t in _tensors(batch, "")}
-            save_file(tensors, self.folder / f"block-{block:08d}-{kind}.safetensors")
+            save_file(tensors, self.folder / f"block-{block:08d}-{kind}-{number}.safetensors")
 
 
 def _tensors(value: Any, path: str) -> list[tuple[str, Tensor]]:

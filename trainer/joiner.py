@@ -17,6 +17,9 @@ from torch import Tensor
 from service.actions import Impression, key_of
 from service.histories.local import Events
 
+MOST_EVENTS = 2**40
+"""More than any user has. A producer may have written anything."""
+
 
 class Open(msgspec.Struct):
     """One request that still waits: keys of the shown items, and action codes by item key."""
@@ -44,7 +47,7 @@ class Joiner:
             entry.at_ms = round(impression.at * 1000)
             entry.user = key_of(impression.user)
             entry.items = [key_of(item) for item in impression.items]
-            entry.history = impression.history
+            entry.history = _believable(impression.history)
 
     def acted(self, events: Events, requests: Sequence[str | None]) -> None:
         """Label the shown items that a block's actions name."""
@@ -70,3 +73,8 @@ class Joiner:
         """Become the joiner that returned `state`."""
         kind = tuple[dict[str, Open], int]
         self.open, self.orphans = msgspec.msgpack.decode(state["open"].numpy().tobytes(), type=kind)
+
+
+def _believable(history: int | None) -> int | None:
+    """How many events a scoring saw, unless it says what no scoring could have seen."""
+    return history if history is not None and 0 <= history < MOST_EVENTS else None

@@ -79,7 +79,7 @@ class Learner:
         users_QD = self.network.users(encoded, batch.queries)
         scored = Scored(batch, item_E, users_QD)
         logits_QS = self._logits(
-            scored, np.arange(len(truth_Q)), vectors_UD[place_S], rows_S, now_ms
+            scored, np.arange(len(truth_Q)), vectors_UD.index_select(0, place_S), rows_S, now_ms
         )
         if watch:
             watch(Scored(batch, item_E, users_QD.detach()))

@@ -54,9 +54,10 @@ class Popularity:
         self._counts_RP[rows_N[rows_N < len(self._counts_RP)]] = 0
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that later results depend on."""
+        """Everything that later results depend on: not how far the array has grown."""
+        used = int(np.flatnonzero(self._counts_RP.any(axis=1)).max(initial=-1)) + 1
         return {
-            "counts": torch.from_numpy(self._counts_RP.copy()),
+            "counts": torch.from_numpy(self._counts_RP[:used].copy()),
             "origin_ms": torch.from_numpy(self._origin_ms_P.copy()),
         }
 
@@ -67,7 +68,10 @@ class Popularity:
 
     def _power(self, at_ms: int) -> npt.NDArray[np.float64]:
         elapsed = np.where(self._origin_ms_P < 0, 0.0, at_ms - self._origin_ms_P)
-        return np.exp2(np.clip(elapsed / self._half_lives_ms, 0.0, LARGEST_POWER))
+        power_P: npt.NDArray[np.float64] = np.exp2(
+            np.clip(elapsed / self._half_lives_ms, 0.0, LARGEST_POWER)
+        )
+        return power_P
 
     def _reserve(self, rows: int) -> None:
         if rows > len(self._counts_RP):

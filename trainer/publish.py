@@ -1,6 +1,7 @@
 """Versions: cut at a block boundary, written while training goes on, committed by a manifest."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,11 +11,14 @@ from typing import Any
 import torch
 
 from service.actions import Id
+from service.errors import VersionError
 from service.histories.segments import MERGE, Segment, compacted, concatenated
 from service.intake import Offsets
 from service.model.ranker import ITEM_SLOT, PRIOR
 from service.versions import Checkpoint, Manifest, SlotRows, Snapshot, VersionDirectory
 from trainer.state import State, Tensors
+
+_log = logging.getLogger(__name__)
 
 EXACT = ("actions.weight",)
 """Matrices that make scores directly: kept in full precision."""
@@ -54,21 +58,27 @@ class Publisher:
         settings: dict[str, Any],
         history_capacity: int,
         keep: int,
+        sync: Callable[[], None],
         committed: Callable[[Manifest, float], None],
     ) -> None:
-        """`settings` go into every manifest; `committed` hears of each version and its duration."""
+        """`settings` go into every manifest; `sync` makes what was read from the streams durable;
+        `committed` hears of each version and its duration."""
         self._directory, self._settings, self._keep = directory, settings, keep
         self._capacity = history_capacity
-        self._committed = committed
+        self._sync, self._committed = sync, committed
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._writing: Future[None] | None = None
         self._parent: Manifest | None = None
         self._levels: list[int] = []
+        # Of the newest version of all, readable or not: a number is never reused, and a higher one
+        # that appears later is another trainer's.
+        self._number = directory.latest() or 0
         self.blocks: list[int] = []
 
     def resume(self, parent: Manifest, levels: list[int]) -> None:
         """Go on after this version."""
         self._parent, self._levels = parent, levels
+        self._number = max(self._number, parent.number)
 
     @property
     def busy(self) -> bool:
@@ -104,13 +114,10 @@ class Publisher:
 
     def _write(self, cut: Cut) -> None:
         """Steps, in order, each safe to die after: (1) checkpoint, snapshot and history segment
-        under the draft's own name; (2) the manifest, created only if absent: the commit; (3) the
-        LATEST hint; (4) old versions go."""
-        began = time.monotonic()
-        numbers = self._directory.numbers()
-        number = (numbers[-1] if numbers else 0) + 1
-        if self._parent is not None and number != self._parent.number + 1:
-            number = self._parent.number + 1  # someone else went ahead: the commit will say so
+        under the draft's own name; (2) sync the streams, or a power loss could take back records
+        that the version counts as read; (3) the manifest, created only if absent: the commit;
+        (4) the LATEST hint; (5) old versions go."""
+        began, number = time.monotonic(), self._number + 1
         with self._directory.begin(number) as draft:
             levels = self._share_segments(draft, cut.segment)
             meta = {
@@ -120,10 +127,17 @@ class Publisher:
             }
             Checkpoint(cut.tensors, meta).write(draft)
             replace(cut.snapshot, number=number).quantized(exact=EXACT).write(draft)
+            self._sync()
             manifest = draft.commit(self._manifest(number, cut))
-        self._parent, self._levels = manifest, levels
-        self._directory.prune(self._keep)
+        self._parent, self._levels, self._number = manifest, levels, number
+        self._prune()
         self._committed(manifest, time.monotonic() - began)
+
+    def _prune(self) -> None:
+        try:
+            self._directory.prune(self._keep)
+        except VersionError as error:
+            _log.error("old versions stay: %s", error)
 
     def _manifest(self, number: int, cut: Cut) -> Manifest:
         offsets = {

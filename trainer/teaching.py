@@ -61,8 +61,8 @@ class Teacher:
         state.joiner.shown(block.impressions)
         state.joiner.acted(block.events, block.requests)
         accepted = self._next_items(block)
-        self._actions(block)
-        self._forget(block, accepted)
+        gone = self._actions(block)
+        self._forget(block, accepted, gone)
         state.counters.update(
             records=block.records,
             actions=len(block.events),
@@ -88,7 +88,7 @@ class Teacher:
             seed = (self.settings.seed, state.block, number)
             watch = self._watch(accepted, rows_T, now_ms)
             step = state.learner.learn(batch, seed, now_ms, watch)
-            self._note(step, "positives", len(batch.truth_Q), batch)
+            self._note(step, "positives", len(batch.truth_Q), batch, number)
         self._observe(rows_T[positive_T], events.at_ms_T[positive_T], now_ms)
         state.counters["context_only"] += int((~positive_T).sum())
         self.metrics.actions_total.labels("unlearned").inc(int((~positive_T).sum()))
@@ -122,19 +122,23 @@ class Teacher:
             self.state.learner.observe(rows_N, now_ms)
             self.evaluation.observe(rows_N, at_ms_N)
 
-    def _actions(self, block: Block) -> None:
-        """Impressions whose time is over teach the action heads."""
+    def _actions(self, block: Block) -> Longs:
+        """Impressions whose time is over teach the action heads. Returns users who are forgotten:
+        what a history teaches must not depend on where the sweep is."""
         state, window = self.state, self.state.learner.network.settings.window
         closed = state.joiner.close(block.watermark_ms)
+        asked = np.array([entry.user for entry in closed], np.int64)
+        gone = state.histories.expire_users(asked, block.watermark_ms)
         batch = target_batch(closed, state.histories, window, len(self.types.types))
         used = 0
         if batch is not None:
-            self._note(state.learner.learn_actions(batch), "targets", len(batch.item_R), batch)
+            self._note(state.learner.learn_actions(batch), "targets", len(batch.item_R), batch, 0)
             used = len(batch.seen.events.offsets) - 1
         self.metrics.impressions_total.labels("joined").inc(used)
         self.metrics.impressions_total.labels("unusable").inc(len(closed) - used)
+        return gone
 
-    def _forget(self, block: Block, accepted: Accepted) -> None:
+    def _forget(self, block: Block, accepted: Accepted, gone: Longs) -> None:
         """Rows and users past their time-to-live leave, a bounded number per block."""
         state, budget = self.state, self.settings.sweep_rows
         expired = state.items.expire(block.watermark_ms, budget)
@@ -143,10 +147,12 @@ class Teacher:
             state.learner.forget(expired.rows_M.numpy())
             self.evaluation.forget(expired.rows_M.numpy())
             self.metrics.store_expired_total.labels("item").inc(len(expired.rows_M))
-        forgotten = state.histories.expire(block.watermark_ms, budget)
-        self.segments.append(accepted.events, accepted.ordinal_T, forgotten)
+        swept = state.histories.expire(block.watermark_ms, budget)
+        self.segments.append(accepted.events, accepted.ordinal_T, np.concatenate([gone, swept]))
 
-    def _note(self, step: Step, kind: str, terms: int, batch: Batch | TargetBatch) -> None:
+    def _note(
+        self, step: Step, kind: str, terms: int, batch: Batch | TargetBatch, number: int
+    ) -> None:
         outcome = "trained" if step.trained else "skipped"
         self.state.counters[f"{kind}_{outcome}"] += terms
         if kind == "positives":
@@ -155,7 +161,7 @@ class Teacher:
         if not step.trained:
             self.state.counters["batches_skipped"] += 1
             self.metrics.batches_skipped_total.inc()
-            self.inspection.keep(batch, self.state.block)
+            self.inspection.keep(batch, self.state.block, number)
 
 
 def _by_appearance(user_T: Longs) -> tuple[Longs, Longs]:

@@ -19,7 +19,7 @@ _TAIL, _HEAD, _LENGTH = 0, 1, 2
 
 
 class Window(NamedTuple):
-    """The sliding window: events [tail, head) are inside it, and list_I[:length] are their items."""
+    """The sliding window: events [tail, head) are inside, list_I[:length] their items."""
 
     count_I: Ints
     place_I: Ints

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import nan, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +82,7 @@ def _average(gain_N: Floats) -> Average:
     """The mean of no event is not a number."""
     events = len(gain_N)
     if not events:
-        return Average(np.nan, np.nan, np.nan, 0)
+        return Average(nan, nan, nan, 0)
     mean = float(gain_N.mean())
-    margin = MARGIN_95 * float(gain_N.std()) / np.sqrt(events)
+    margin = MARGIN_95 * float(gain_N.std()) / sqrt(events)
     return Average(mean, mean - margin, mean + margin, events)

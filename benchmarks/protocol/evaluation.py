@@ -57,8 +57,8 @@ class Evaluation:
     """One fixed sample of counted events, and what every method answered to it.
 
     An event counts if its user has an earlier one. The sample takes one event at random out of each
-    of `sample` equal runs of counted events, so that it is spread over the whole stream; all counted
-    events are taken when there are no more than that.
+    of `sample` equal runs of counted events, so that it is spread over the whole stream; it takes
+    all counted events when there are no more than that.
 
     active_ms: how long an item stays active after an event, None for ever. Raises ValueError when
     no event counts.

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from service.commands.action_rows import Columns
+from service.commands.action_table import read_actions
+from service.errors import InputError
+
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The names of the three columns that are read."""
-
-    user: str = "user_id"
-    item: str = "item_id"
-    timestamp: str = "timestamp"
 
 
 @dataclass(frozen=True, eq=False)
 class Events:
-    """Actions in global time order; users and items are numbered 0, 1, 2.. in order of appearance."""
+    """Actions in global time order; users and items are numbered as they appear, from 0."""
 
     user_T: Ints
     item_T: Ints
@@ -36,7 +30,7 @@ class Events:
 
     @classmethod
     def of(cls, user_T: Ints, item_T: Ints, at_ms_T: Ints) -> Events:
-        """Order by time, events of the same millisecond in the order given, and number the ids anew.
+        """Order by time, equal times in the order given, and number the ids anew.
 
         Raises ValueError when the columns differ in length or hold no event.
         """
@@ -60,38 +54,18 @@ class Events:
         return Events(user_T, item_T, at_ms_T, previous_T, users, items)
 
 
-def read_events(path: Path, columns: Columns | None = None) -> Events:
-    """Read CSV (also .gz, .bz2, .zst) or Parquet; timestamps are seconds since the epoch.
+def read_events(path: Path, columns: Columns) -> Events:
+    """Read a file as `freshet replay` does: CSV, JSON lines (both also .gz) or Parquet.
 
-    Raises ValueError for a column that is not there or holds empty fields. Needs pyarrow.
+    Raises InputError for a file that cannot be read, and for rows that cannot be used: they are
+    counted, not skipped, because another reader's figures would not be comparable.
     """
-    columns = columns or Columns()
-    table = _table(path, [columns.user, columns.item, columns.timestamp])
-    codes = [_column(table, name).dictionary_encode() for name in (columns.user, columns.item)]
-    user_T, item_T = (code.indices.to_numpy().astype(np.int64) for code in codes)
-    seconds_T = _column(table, columns.timestamp).cast("float64").to_numpy()
-    return Events.of(user_T, item_T, np.rint(seconds_T * 1000).astype(np.int64))
-
-
-def _table(path: Path, names: list[str]) -> Any:
-    try:
-        import pyarrow
-        from pyarrow import csv, parquet
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("pyarrow is missing: pip install 'freshet[parquet]'") from error
-    try:
-        if path.suffix == ".parquet":
-            return parquet.read_table(path, columns=names).select(names)
-        return csv.read_csv(path, convert_options=csv.ConvertOptions(include_columns=names))
-    except (pyarrow.ArrowKeyError, pyarrow.ArrowInvalid) as error:
-        raise ValueError(f"{path}: {error}; name the columns that hold {names}") from error
-
-
-def _column(table: Any, name: str) -> Any:
-    column = table[name].combine_chunks()
-    if column.null_count:
-        raise ValueError(f"column {name!r} has {column.null_count} empty fields: remove those rows")
-    return column
+    table = read_actions(path, columns)
+    if table.rejected:
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in table.rejected.items())
+        raise InputError(f"{path} has rows that cannot be used: {reasons}; remove them first")
+    user_T, item_T = table.user_T.astype(np.int64), table.item_T.astype(np.int64)
+    return Events.of(user_T, item_T, np.rint(table.at_T * 1000).astype(np.int64))
 
 
 def _in_order_of_appearance(id_T: Ints) -> tuple[Ints, int]:

@@ -7,8 +7,9 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from service.client import Client
 from service.commands.feed import World, WorldSettings
@@ -17,7 +18,6 @@ from service.commands.processes import (
     Child,
     ProcessError,
     free_port,
-    stopping,
 )
 from service.commands.settings_file import write_settings
 from service.commands.simulation import Change, Simulation
@@ -26,9 +26,6 @@ from service.commands.view import DemoView
 from service.streams.local import LocalStream
 
 ACTIONS_PER_SECOND = 2_000
-READY_SECONDS = 60.0
-ONCE_LEAST_SECONDS, ONCE_MOST_SECONDS = 15.0, 40.0
-"""How long `--once` goes on after the server is ready: until it is convincing, within these."""
 CHANGE_EVERY_SECONDS = 15.0
 LOOK_SECONDS = 0.5
 RATE_LOOKS = 20
@@ -40,6 +37,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "serving": {"log_impressions": False},  # the feed says itself what was shown
 }
 """What the demo sets: a model that two cores train and serve side by side."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a demo waits for the server, and then watches until it has enough to say."""
+
+    ready_seconds: float = 75.0
+    least_seconds: float = 15.0
+    most_seconds: float = 35.0
 
 
 @contextlib.contextmanager
@@ -57,27 +63,29 @@ def demo_folder(data: Path | None) -> Iterator[DataFolder]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def run_demo(folder: DataFolder, view: DemoView, seed: int, port: int, once: bool) -> Summary:
-    """Run trainer, server and feed until interrupted, or with `once` until there is enough to say.
+def run_demo(
+    folder: DataFolder, view: DemoView, seed: int, port: int, once: bool, patience: Patience
+) -> Summary:
+    """Run trainer, server and feed until there is enough to say; not `once`: until interrupted.
 
     1. write the settings; 2. start trainer and server; 3. start the feed; 4. when the server is
     ready, begin to show lists; 5. watch, and show one user's ranking before and after an action;
     6. stop feed, server and trainer. Raises ProcessError when one of them fails.
     """
     write_settings(folder.settings, SETTINGS)
-    trainer, server = folder.trainer(free_port()), folder.server(free_port(port))
-    world = World(WorldSettings(seed=seed))
+    world, server_port = World(WorldSettings(seed=seed)), free_port(port)
     with (
-        stopping(trainer, server),
+        folder.trainer(free_port()) as trainer,
+        folder.server(server_port) as server,
         closing(LocalStream(folder.stream)) as stream,
-        Client(f"http://127.0.0.1:{server.port}") as client,
+        Client(f"http://127.0.0.1:{server_port}") as client,
         closing(Simulation(world, stream, client, ACTIONS_PER_SECOND)) as simulation,
     ):
         simulation.start()
         watch = Watch(trainer, server, simulation, view)
-        watch.until_ready(client)
+        watch.until_ready(client, patience.ready_seconds)
         simulation.serving.set()
-        return watch.once() if once else watch.on()
+        return watch.once(patience) if once else watch.on()
 
 
 class Watch:
@@ -92,36 +100,34 @@ class Watch:
         self._trained: deque[tuple[float, float]] = deque([(self._started, 0.0)], RATE_LOOKS)
         self._change: Change | None = None
 
-    def until_ready(self, client: Client) -> None:
+    def until_ready(self, client: Client, patience_seconds: float) -> None:
         """Return when the server answers. Raises ProcessError when that takes too long."""
         while not client.ready():
             self._look()
-            if time.monotonic() - self._started > READY_SECONDS:
+            if time.monotonic() - self._started > patience_seconds:
                 raise ProcessError(
-                    f"no version was served within {READY_SECONDS:.0f} s; "
+                    f"no version was served within {patience_seconds:.0f} s; "
                     f"see {self._trainer.log} and {self._server.log}"
                 )
 
-    def once(self) -> Summary:
+    def once(self, patience: Patience) -> Summary:
         """Watch until there is enough to say, show the change, and say it."""
         began = time.monotonic()
         while True:
             summary, watched = self._look(), time.monotonic() - began
-            enough = watched > ONCE_LEAST_SECONDS and summary.convincing
-            if enough or watched > ONCE_MOST_SECONDS:
+            enough = watched > patience.least_seconds and summary.convincing
+            if enough or watched > patience.most_seconds:
                 self._show_change()
                 return self._look()
 
-    def on(self) -> Summary:
+    def on(self) -> NoReturn:
         """Watch until interrupted; show a change every now and then."""
-        with contextlib.suppress(KeyboardInterrupt):
-            shown = time.monotonic()
-            while True:
-                if time.monotonic() - shown > CHANGE_EVERY_SECONDS:
-                    self._show_change()
-                    shown = time.monotonic()
-                self._look()
-        return self._summary()
+        shown = time.monotonic()
+        while True:
+            self._look()
+            if time.monotonic() - shown > CHANGE_EVERY_SECONDS:
+                self._show_change()
+                shown = time.monotonic()
 
     def _show_change(self) -> None:
         self._change = self._simulation.show_change()

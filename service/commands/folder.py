@@ -48,11 +48,11 @@ class DataFolder:
         return ["--data", str(self.root), *(["--settings", str(chosen)] if chosen else [])]
 
     def trainer(self, metrics_port: int, *more: str) -> Child:
-        """Start the trainer, its metrics on `metrics_port`; `more` are further arguments."""
+        """The trainer, its metrics on `metrics_port`; `more` are further arguments."""
         arguments = [*self.arguments(), "--metrics-port", str(metrics_port), *more]
         return Child("trainer", arguments, self.log("trainer"), metrics_port)
 
     def server(self, port: int) -> Child:
-        """Start the server on 127.0.0.1."""
+        """The server on 127.0.0.1."""
         arguments = [*self.arguments(), "--port", str(port)]
         return Child("serving", arguments, self.log("serving"), port)

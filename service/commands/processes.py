@@ -10,8 +10,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
+from types import FrameType, TracebackType
+from typing import NoReturn, Self
 
 import service
 from service.errors import FreshetError
@@ -31,9 +31,9 @@ class ProcessError(FreshetError):
 def environment() -> dict[str, str]:
     """This process's environment plus what keeps torch fast beside other processes.
 
-    One OpenMP thread unless a process asks torch for more (`trainer.threads`); threads sleep while they wait (spinning ones starve a neighbour on the same cores), and
-    malloc keeps large blocks instead of returning and faulting them in at every operation. What
-    the user has set already stands.
+    One OpenMP thread unless a process asks torch for more (`trainer.threads`); threads sleep while
+    they wait, for spinning ones starve a neighbour on the same cores; malloc keeps large blocks
+    instead of returning and faulting them in at every operation. What the user has set stands.
     """
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     defaults = {
@@ -53,26 +53,39 @@ def become(module: str, arguments: Sequence[str]) -> NoReturn:
 
 
 class Child:
-    """`python -m MODULE ARGUMENTS` in a session of its own, its output appended to a log file.
+    """`python -m MODULE ARGUMENTS`, its output appended to a log file: runs while it is entered.
 
-    A session of its own: Ctrl-C in the terminal reaches the parent alone, which then stops its
-    children in order. Start it from the main thread: the kernel ends it with the thread that
-    started it. `port` is where it serves `/metrics`; `readings` what `look` last found there.
+    Its session is its own: Ctrl-C in the terminal reaches the parent alone, which then stops its
+    children in order. Enter it in the main thread: the kernel ends it with the thread that started
+    it. `port` is where it serves `/metrics`; `readings` what `look` last found there.
     """
 
     def __init__(self, module: str, arguments: Sequence[str], log: Path, port: int) -> None:
         self.module, self.log, self.port = module, log, port
         self.readings = Readings("")
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
+        self._arguments = arguments
+
+    def __enter__(self) -> Self:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        guard = [sys.executable, "-P", str(GUARD), str(os.getpid())]
+        with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", str(GUARD), str(os.getpid()), module, *arguments],
+                [*guard, self.module, *self._arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment(),
                 start_new_session=True,
             )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
 
     @property
     def pid(self) -> int:
@@ -112,17 +125,6 @@ class Child:
     def _last_lines(self, count: int = 15) -> str:
         lines = self.log.read_text(errors="replace").splitlines()
         return "\n".join(f"  {line}" for line in lines[-count:]) or "  (empty)"
-
-
-@contextlib.contextmanager
-def stopping(*children: Child) -> Iterator[None]:
-    """Stop the children, last one first, however the block ends."""
-    try:
-        yield
-    finally:
-        with contextlib.ExitStack() as stack:
-            for child in children:
-                stack.callback(child.stop)
 
 
 @contextlib.contextmanager

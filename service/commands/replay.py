@@ -12,7 +12,7 @@ import numpy as np
 
 from service.commands.action_table import ActionTable
 from service.commands.folder import DataFolder
-from service.commands.processes import Child, free_port, stopping
+from service.commands.processes import Child, free_port
 from service.commands.report import Report, Work
 from service.commands.settings_file import overlay
 from service.commands.view import ReplayView
@@ -74,8 +74,7 @@ class Replay:
         with closing(self._open_stream()) as stream:
             before = done = self._held(stream)
             self._folder.end.unlink(missing_ok=True)
-            trainer = self._folder.trainer(free_port(), "--until-end")
-            with stopping(trainer):
+            with self._folder.trainer(free_port(), "--until-end") as trainer:
                 for stop in self._due(done, speed):
                     self._append(stream, done, stop)
                     done = stop

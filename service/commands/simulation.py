@@ -85,7 +85,7 @@ class Simulation:
             while after == before and time.monotonic() - sent < PATIENCE_SECONDS:
                 time.sleep(POLL_SECONDS)
                 after = self._first(user)
-            return Change(user, before, item, after, time.monotonic() - sent)
+            return Change(user, before, item, after, round(time.monotonic() - sent, 4))
 
     def _run(self) -> None:
         started = time.monotonic()
@@ -150,5 +150,5 @@ class Simulation:
         self._client.act([action if request is None else {**action, "request": request}])
 
     def _first(self, user: str) -> list[str]:
-        answer = self._client.recommend(user, SHOWN, exclude_seen=False)
+        answer = self._client.recommend(user, SHOWN)
         return [scored["item"] for scored in answer["items"]]

@@ -102,7 +102,8 @@ def demo_panel(summary: Summary) -> RenderableType:
     if summary.change is not None:
         parts += ["", _change(summary.change)]
     parts += ["", f"Try it yourself: [bold]{summary.docs_url}[/bold]   (Ctrl-C ends the demo)"]
-    return Panel(Group(*parts), title="Freshet", title_align="left", width=88)
+    title = "Freshet" if summary.version else "Freshet is starting"
+    return Panel(Group(*parts), title=title, title_align="left", width=88)
 
 
 def _figures(summary: Summary) -> Table:

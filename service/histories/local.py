@@ -2,7 +2,7 @@
 
 One value per user: the last events as 16-byte records (item key; time and action code), the
 hashes of its last action ids, and the ordinal of its next event. A gap longer than the history's
-time-to-live restarts the history at the event after it.
+time-to-live restarts the user at the event after it, ids and ordinals included, as if never seen.
 """
 
 from dataclasses import dataclass
@@ -11,15 +11,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from numba import njit
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from kernels.key_index import key_index
-from service.histories.rings import Longs, Rings
+from service.histories.rings import Longs, Rings, grown, holds, push
 from service.settings import Section
 
 RECENT_IDS = 64
 """An action whose id is among its user's last 64 is a duplicate; older repeats count as new."""
 FOREVER_MS = 2**62
+UNNUMBERED = -1
+"""Stands for an ordinal that `append` has yet to give."""
+
+Fresh = npt.NDArray[np.bool_]
 
 
 class HistorySettings(Section):
@@ -27,6 +31,13 @@ class HistorySettings(Section):
 
     ttl_seconds: float | None = Field(90 * 86_400, gt=0)
     capacity: int = Field(512, ge=64, le=16_384, description="events kept per user, a power of two")
+
+    @field_validator("capacity")
+    @classmethod
+    def _doubles(cls, capacity: int) -> int:
+        if capacity & (capacity - 1):
+            raise ValueError("must be a power of two, such as 512")
+        return capacity
 
     @property
     def ttl_ms(self) -> int:
@@ -48,7 +59,7 @@ class Events:
     def __len__(self) -> int:
         return len(self.user_T)
 
-    def where(self, kept_T: npt.NDArray[np.bool_]) -> "Events":
+    def where(self, kept_T: Fresh) -> "Events":
         """The events whose flag is set."""
         if kept_T.all():
             return self
@@ -62,7 +73,7 @@ class Accepted:
 
     events: Events
     ordinal_T: Longs
-    fresh_T: npt.NDArray[np.bool_]
+    fresh_T: Fresh
     """Of the events handed in, which are no duplicates."""
 
     @property
@@ -112,23 +123,19 @@ class LocalHistories:
 
     def append(self, events: Events, watermark_ms: int) -> Accepted:
         """Add events in stream order; those whose id their user used lately are left out."""
-        self._expire_now(events.user_T, watermark_ms)
+        self.expire_users(events.user_T, watermark_ms)
         owner_T = self._owners(events.user_T)
-        fresh_T = self._ids.push_new(owner_T, events.id_T)
-        events, owner_T = events.where(fresh_T), owner_T[fresh_T]
-        ordinal_T = np.empty(len(events), np.int64)
-        _number(
-            owner_T, events.at_ms_T, self.settings.ttl_ms, self._last_ms, self._events.count,
-            ordinal_T,
-        )  # fmt: skip
-        self._events.push(owner_T, ordinal_T, _records(events))
+        ordinal_T = np.full(len(events), UNNUMBERED)
+        fresh_T = self._number(owner_T, events, self.settings.ttl_ms, ordinal_T)
+        events, ordinal_T = events.where(fresh_T), ordinal_T[fresh_T]
+        self._events.push(owner_T[fresh_T], ordinal_T, _records(events))
         return Accepted(events, ordinal_T, fresh_T)
 
     def restore(self, events: Events, ordinal_T: Longs) -> None:
-        """Append events of a checkpoint with the ordinals they had."""
+        """Append events that were accepted before, with the ordinals they had then; ordinal 0
+        (re)starts its user."""
         owner_T = self._owners(events.user_T)
-        self._ids.push_new(owner_T, events.id_T)
-        np.maximum.at(self._last_ms, owner_T, events.at_ms_T)
+        self._number(owner_T, events, FOREVER_MS, ordinal_T.copy())
         self._events.push(owner_T, ordinal_T, _records(events))
 
     def read(self, user_B: Longs, most: int) -> Histories:
@@ -159,6 +166,18 @@ class LocalHistories:
         self.forget(keys)
         return keys
 
+    def expire_users(self, user_T: Longs, watermark_ms: int) -> Longs:
+        """Forget those of the users whose time has come, and return them, each once.
+
+        Asked before anything depends on a user, it makes the place of the sweep unimportant.
+        """
+        owner_T = self._users.lookup(torch.from_numpy(user_T)).numpy()
+        known_T = owner_T >= 0
+        due_T = watermark_ms - self._last_ms[owner_T[known_T]] > self.settings.ttl_ms
+        due: Longs = np.unique(user_T[known_T][due_T])
+        self.forget(due)
+        return due
+
     def forget(self, user_B: Longs) -> None:
         """Drop the users' histories and reuse their memory."""
         owner_B = self._users.remove(torch.from_numpy(user_B)).numpy()
@@ -167,28 +186,28 @@ class LocalHistories:
         self._ids.clear(owner_B)
         self._last_ms[owner_B] = 0
 
-    def _expire_now(self, user_T: Longs, watermark_ms: int) -> None:
-        """Forget those of the users whose time has come, so that it does not matter whether the
-        sweep has already been here."""
-        owner_T = self._users.lookup(torch.from_numpy(user_T)).numpy()
-        known_T = owner_T >= 0
-        due_T = watermark_ms - self._last_ms[owner_T[known_T]] > self.settings.ttl_ms
-        if due_T.any():
-            self.forget(np.unique(user_T[known_T][due_T]))
-
     def _owners(self, user_T: Longs) -> Longs:
         rows, _ = self._users.insert(torch.from_numpy(user_T))
         owner_T: Longs = rows.numpy()
         if self._users.rows_end > len(self._key):
             size = max(self._users.rows_end, 2 * len(self._key), 64)
-            self._key = np.resize(self._key, size) if len(self._key) else np.zeros(size, np.int64)
-            self._last_ms = np.concatenate(
-                [self._last_ms, np.zeros(size - len(self._last_ms), np.int64)]
-            )
+            self._key, self._last_ms = grown(self._key, size), grown(self._last_ms, size)
             self._events.reserve(size)
             self._ids.reserve(size)
         self._key[owner_T] = user_T
         return owner_T
+
+    def _number(self, owner_T: Longs, events: Events, ttl_ms: int, ordinal_T: Longs) -> Fresh:
+        """Fill in the ordinals of UNNUMBERED events; return which events are no duplicates."""
+        fresh_T, done = np.ones(len(owner_T), np.bool_), 0
+        while True:
+            done = _number(
+                owner_T, events.at_ms_T, events.id_T, ttl_ms, done, self._last_ms,
+                self._events.count, self._ids.arrays(), ordinal_T, fresh_T,
+            )  # fmt: skip
+            if done == len(owner_T):
+                return fresh_T
+            self._ids.grow()
 
 
 def _records(events: Events) -> Longs:
@@ -197,11 +216,23 @@ def _records(events: Events) -> Longs:
 
 
 @njit(cache=True, nogil=True)
-def _number(owner, at_ms, ttl_ms, last_ms, count, ordinal):
-    for t in range(len(owner)):
+def _number(owner, at_ms, ids, ttl_ms, done, last_ms, count, recent, ordinal, fresh):
+    """Events one by one: restart, duplicate or not, ordinal. `recent` are the rings of ids; returns
+    the event at which they must grow first, or the end."""
+    id_count = recent[5]
+    for t in range(done, len(owner)):
         u = owner[t]
-        if count[u] > 0 and at_ms[t] - last_ms[u] > ttl_ms:
-            count[u] = 0
-        ordinal[t] = count[u]
-        count[u] += 1
+        if ordinal[t] == 0 or (count[u] > 0 and at_ms[t] - last_ms[u] > ttl_ms):
+            count[u], id_count[u], last_ms[u] = 0, 0, 0
+        if ordinal[t] == UNNUMBERED and holds(u, ids[t], *recent):
+            fresh[t] = False
+            continue
+        if ids[t] != 0:
+            one = ids[t : t + 1].reshape(1, 1)
+            if push(owner[t : t + 1], id_count[u : u + 1], one, 0, *recent) == 0:
+                return t
+        if ordinal[t] == UNNUMBERED:
+            ordinal[t] = count[u]
+        count[u] = ordinal[t] + 1
         last_ms[u] = max(last_ms[u], at_ms[t])
+    return len(owner)

@@ -46,9 +46,8 @@ class Rings:
         """Make owners 0 .. owners-1 exist (empty)."""
         if owners > len(self.count):
             size = max(owners, 2 * len(self.count), 64)
-            self._base = _grown(self._base, size)
-            self._size = _grown(self._size, size)
-            self.count = _grown(self.count, size)
+            self._base, self._size = grown(self._base, size), grown(self._size, size)
+            self.count = grown(self.count, size)
 
     def push(self, owner_T: Longs, ordinal_T: Longs, record_TF: Longs) -> None:
         """Append one record to each named owner, in order; owners may repeat.
@@ -57,30 +56,18 @@ class Rings:
         the owner holds.
         """
         done = 0
-        while True:
-            done = _push(
-                owner_T, ordinal_T, record_TF, done, self._arena, self._used, self._free,
-                self._base, self._size, self.count, self.capacity,
-            )  # fmt: skip
-            if done == len(owner_T):
-                return
-            self._arena = _grown(self._arena, 2 * len(self._arena))
+        while (done := push(owner_T, ordinal_T, record_TF, done, *self.arrays())) < len(owner_T):
+            self.grow()
 
-    def push_new(self, owner_T: Longs, value_T: Longs) -> npt.NDArray[np.bool_]:
-        """Push each value that its owner does not hold yet; return which were new.
+    def arrays(self) -> tuple[Any, ...]:
+        """What the compiled `push` and `holds` work on; stale once the rings grow."""
+        return (
+            self._arena, self._used, self._free, self._base, self._size, self.count, self.capacity,
+        )  # fmt: skip
 
-        For rings of one field. The value 0 stands for none: new, and not kept.
-        """
-        new_T = np.ones(len(owner_T), np.bool_)
-        done = 0
-        while True:
-            done = _push_new(
-                owner_T, value_T, done, self._arena, self._used, self._free, self._base,
-                self._size, self.count, self.capacity, new_T,
-            )  # fmt: skip
-            if done == len(owner_T):
-                return new_T
-            self._arena = _grown(self._arena, 2 * len(self._arena))
+    def grow(self) -> None:
+        """Double the arena."""
+        self._arena = grown(self._arena, 2 * len(self._arena))
 
     def read(self, owner_B: Longs, most: int) -> tuple[Longs, Longs]:
         """The last `most` records of each owner, oldest first: offsets [B+1], records [T, F]."""
@@ -96,10 +83,11 @@ class Rings:
         _clear(owner_B, self._arena, self._free, self._base, self._size, self.count)
 
 
-def _grown(array: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    grown = np.zeros((size, *array.shape[1:]), array.dtype)
-    grown[: len(array)] = array
-    return grown
+def grown(array: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    """A longer copy, zeros at its end."""
+    longer = np.zeros((size, *array.shape[1:]), array.dtype)
+    longer[: len(array)] = array
+    return longer
 
 
 @njit(cache=True, nogil=True)
@@ -133,7 +121,8 @@ def _take(size, arena, used, free):
 
 
 @njit(cache=True, nogil=True)
-def _push(owners, ordinals, records, done, arena, used, free, base, size, count, capacity):
+def push(owners, ordinals, records, done, arena, used, free, base, size, count, capacity):
+    """`Rings.push` from record `done` on; returns where the arena must grow first, or the end."""
     for t in range(done, len(owners)):
         owner, ordinal = owners[t], ordinals[t]
         held = size[owner]
@@ -153,21 +142,12 @@ def _push(owners, ordinals, records, done, arena, used, free, base, size, count,
 
 
 @njit(cache=True, nogil=True)
-def _push_new(owners, values, done, arena, used, free, base, size, count, capacity, new):
-    for t in range(done, len(owners)):
-        owner = owners[t]
-        for i in range(min(count[owner], size[owner])):
-            if arena[base[owner] + i, 0] == values[t]:
-                new[t] = False
-                break
-        if values[t] != 0 and new[t]:
-            one = _push(
-                owners[t : t + 1], count[owner : owner + 1], values[t : t + 1].reshape(1, 1), 0,
-                arena, used, free, base, size, count, capacity,
-            )  # fmt: skip
-            if one == 0:
-                return t
-    return len(owners)
+def holds(owner, value, arena, used, free, base, size, count, capacity):
+    """Whether the first field of a record that the owner holds has this value."""
+    i, held = 0, min(count[owner], size[owner])
+    while i < held and arena[base[owner] + i, 0] != value:
+        i += 1
+    return i < held
 
 
 @njit(cache=True, nogil=True)

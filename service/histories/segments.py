@@ -2,7 +2,8 @@
 
 A segment is never rewritten. Restoring reads all segments of a version in order. Full runs of
 small segments are merged into larger ones (eight of a size into one of the next, like the carry of
-a counter), so that n versions need about 8 log8(n) files; a merge keeps only what a ring can hold.
+a counter), so that n versions need about 8 log8(n) files; a merge keeps only what histories are
+made of.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.histories.local import Events, LocalHistories
+from service.histories.local import RECENT_IDS, Events, Fresh, LocalHistories
 from service.histories.rings import Longs
 
 MERGE = 8
@@ -91,16 +92,32 @@ def concatenated(parts: Sequence[Segment]) -> Segment:
 
 
 def compacted(segment: Segment, capacity: int) -> Segment:
-    """Without events that no ring of `capacity` can still hold, nor those of forgotten users."""
-    users, owner_T = np.unique(segment.events.user_T, return_inverse=True)
-    newest = np.full(len(users), -1, np.int64)
-    newest[owner_T] = segment.ordinal_T  # the last write wins: ordinals only fall at a restart
-    restart = np.zeros(len(users), np.int64)
+    """Without events that histories of `capacity` would not miss, nor those of forgotten users.
+
+    Kept are, of each user since the last restart: the event that restarts, those that the ring
+    still holds, the last ones with an id (duplicates are told by them), and the latest in event
+    time (the time-to-live is counted from it).
+    """
+    events, ordinal_T = segment.events, segment.ordinal_T
+    users, owner_T = np.unique(events.user_T, return_inverse=True)
+    newest, restart = np.zeros((2, len(users)), np.int64)
+    newest[owner_T] = ordinal_T  # the last write wins: ordinals only fall at a restart
     at_T = np.arange(len(owner_T))
-    np.maximum.at(restart, owner_T, np.where(segment.ordinal_T == 0, at_T, 0))
-    kept_T = (segment.ordinal_T > newest[owner_T] - capacity) & (at_T >= restart[owner_T])
-    kept_T &= ~np.isin(segment.events.user_T, segment.forgotten)
-    return Segment(segment.events.where(kept_T), segment.ordinal_T[kept_T], segment.forgotten)
+    np.maximum.at(restart, owner_T, np.where(ordinal_T == 0, at_T, 0))
+    since_T = at_T >= restart[owner_T]
+    kept_T: Fresh = (ordinal_T > newest[owner_T] - capacity) | (ordinal_T == 0)
+    kept_T[_last(owner_T, at_T, since_T & (events.id_T != 0), RECENT_IDS)] = True
+    kept_T[_last(owner_T, events.at_ms_T, since_T, 1)] = True
+    kept_T &= since_T & ~np.isin(events.user_T, segment.forgotten)
+    return Segment(events.where(kept_T), ordinal_T[kept_T], segment.forgotten)
+
+
+def _last(owner_T: Longs, by_T: Longs, among_T: Fresh, most: int) -> Longs:
+    """Indices of each owner's `most` largest among some; of equals the later ones."""
+    among = np.flatnonzero(among_T)
+    order = among[np.lexsort((by_T[among], owner_T[among]))]
+    ends = np.cumsum(np.bincount(owner_T[order]))
+    return order[ends[owner_T[order]] - np.arange(len(order)) <= most]
 
 
 def _joined(parts: Sequence[Segment], name: str) -> Longs:

@@ -57,10 +57,10 @@ class Tokens(nn.Module):
         gap_T = time_bucket(at_T - window.before_ms_T)
         gap_T = torch.where(window.before_ms_T < 0, NO_GAP, gap_T)
         tokens_TD: Tensor = (
-            items_UD[window.item_T] * self.scale
-            + self.action[window.action_T]
-            + self.gap[gap_T]
-            + self.hour[_hour(at_T)]
+            items_UD.index_select(0, window.item_T) * self.scale
+            + self.action.index_select(0, window.action_T)
+            + self.gap.index_select(0, gap_T)
+            + self.hour.index_select(0, _hour(at_T))
         )
         return tokens_TD
 
@@ -70,10 +70,11 @@ class Tokens(nn.Module):
         empty_R = rows.limit == 0
         last_R = last_R.masked_fill(empty_R, 0)
         if not len(x_TD):
-            return self.start + self.ask_hour[_hour(rows.at_ms)]
+            return self.start + self.ask_hour.index_select(0, _hour(rows.at_ms))
         gap_R = time_bucket(rows.at_ms - events.at_ms[last_R])
-        after = x_TD[last_R] + self.ask + self.ask_gap[gap_R]
-        return torch.where(empty_R[:, None], self.start, after) + self.ask_hour[_hour(rows.at_ms)]
+        after = x_TD.index_select(0, last_R) + self.ask + self.ask_gap.index_select(0, gap_R)
+        hour_RD = self.ask_hour.index_select(0, _hour(rows.at_ms))
+        return torch.where(empty_R[:, None], self.start, after) + hour_RD
 
     def target(self, item_R: Tensor, items_UD: Tensor, rows: Rows) -> Tensor:
         """Tokens [R, D] of target rows."""

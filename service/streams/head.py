@@ -1,7 +1,7 @@
 """The head of a partition: how far the log is committed and how far it is on disk.
 
-Two slots at bytes 0 and 512, each 84 bytes: generation, end and synced (each segment, position,
-offset: 8 bytes per number), boot id (16), CRC-32 of those (4), zeros. A change goes to the slot
+Two slots at bytes 0 and 512, each 76 bytes: generation, end and synced (each segment, position,
+offset: 8 bytes per number), boot id (16), CRC-32 of those (4). A change goes to the slot
 of the older generation, so a reader or a crash in the middle of it still finds the other slot.
 The same file carries the lock of the partition's writers.
 """

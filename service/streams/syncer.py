@@ -29,12 +29,18 @@ class Syncer:
             self._due = time.monotonic() + self._window_seconds
             self._noticed.set()
 
+    def flush(self) -> None:
+        """Sync now, in the calling thread. Raises StreamError as `check` does."""
+        self.check()
+        self._attempt()
+        self.check()
+
     def check(self) -> None:
         """Raise StreamError if a sync failed: what was noticed before it may not be on disk."""
         if self._failure is not None:
             raise StreamError(
-                f"an fsync failed ({self._failure}), so records may be lost with the power; mend "
-                "the disk and restart"
+                f"a sync failed ({self._failure}), so records may be lost with the power; mend the "
+                "disk and restart"
             )
 
     def close(self) -> None:
@@ -50,8 +56,13 @@ class Syncer:
             self._noticed.clear()  # what is appended from here on sets its own due time
             if self._closing.is_set():  # asked after the clear, or a close could be slept through
                 return
-            try:
-                self._sync()
-            except (OSError, StreamError) as error:
-                self._failure = error
-                return
+            self._attempt()
+
+    def _attempt(self) -> None:
+        """Sync unless it failed before: the kernel reports a lost write once, then forgets it."""
+        if self._failure is not None:
+            return
+        try:
+            self._sync()
+        except (OSError, StreamError) as error:
+            self._failure = error

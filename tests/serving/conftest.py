@@ -17,6 +17,7 @@ import uvicorn
 from service.action_types import ActionTypes
 from service.actions import RESERVED_KEY, Id, key_of
 from service.client import Client
+from service.histories.local import Events
 from service.histories.segments import Segment
 from service.model.hstu import ModelSettings
 from service.model.network import Network
@@ -170,8 +171,7 @@ def clicks() -> Callable[..., list[dict[str, Any]]]:
 
 @pytest.fixture
 def segment() -> Callable[..., Segment]:
-    """A history segment: items of one user, a second apart."""
-    from service.histories.local import Events
+    """A history segment: items of one user, a second apart, just now."""
 
     def make(user: Id, items: Sequence[Id]) -> Segment:
         count = len(items)
@@ -179,7 +179,7 @@ def segment() -> Callable[..., Segment]:
             np.full(count, key_of(user)),
             np.array([key_of(item) for item in items], np.int64),
             np.zeros(count, np.int64),
-            1_732_096_000_000 + 1000 * np.arange(count),
+            time.time_ns() // 1_000_000 - 1000 * np.arange(count)[::-1],
             np.zeros(count, np.int64),
         )
         return Segment(events, np.arange(count), np.zeros(0, np.int64))

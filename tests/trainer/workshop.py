@@ -2,8 +2,8 @@
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from trainer.state import State
 from trainer.teaching import Scoring
 
 START_MS = 1_732_096_800_000
-NEVER_MS = 2**62
 
 TINY: dict[str, dict[str, Any]] = {
     "model": {"dim": 16, "layers": 1, "heads": 1, "qk_width": 8, "v_width": 8, "window": 16},
@@ -125,34 +124,33 @@ class Workshop:
     def build(self, stream: LocalStream) -> Trainer:
         return build(Settings(self.sections), stream, self.versions, self.root / "skipped")
 
-    def train(
-        self, stop_after: int | None = None, crash_after: int | None = None,
-        observe: Callable[[Scoring], None] | None = None,
-    ) -> Trainer:  # fmt: skip
-        """Train to the end of the stream, or until so many more blocks are begun."""
+    @contextmanager
+    def training(self) -> Iterator[Trainer]:
+        """A trainer to run; afterwards everything is closed, as its main function closes it."""
         with closing(self.stream()) as stream:
             trainer = self.build(stream)
+            with closing(trainer.publisher):
+                yield trainer
+
+    def train(self, stop_after: int | None = None, crash_after: int | None = None) -> Trainer:
+        """Train to the end of the stream, or until so many more blocks are begun."""
+        with self.training() as trainer:
             stop, first = threading.Event(), trainer.teacher.state.block
 
-            def watch(scoring: Scoring) -> None:
-                done = trainer.teacher.state.block - first
-                if crash_after is not None and done > crash_after:
+            def watch(_: Scoring) -> None:
+                begun = trainer.teacher.state.block - first
+                if begun == crash_after:
                     raise Crash
-                if stop_after is not None and done >= stop_after:
+                if begun == stop_after:
                     stop.set()
 
             trainer.teacher.observers.append(watch)
-            if observe:
-                trainer.teacher.observers.append(observe)
-            with closing(trainer.publisher):
-                trainer.run(stop, lambda: True)
+            trainer.run(stop, lambda: True)
             return trainer
 
     def restored(self) -> Trainer:
         """What the newest version holds."""
-        with closing(self.stream()) as stream:
-            trainer = self.build(stream)
-            trainer.publisher.close()
+        with self.training() as trainer:
             return trainer
 
     def users(self) -> list[int]:
@@ -186,6 +184,6 @@ def _live(
 ) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
     for user in users:
         h = histories.read(np.array([user]), histories.settings.capacity)
-        last_ms = int(h.at_ms_T.max(initial=-NEVER_MS))
+        last_ms = int(h.at_ms_T.max(initial=-(2**62)))
         if watermark_ms - last_ms <= histories.settings.ttl_ms:
             yield np.concatenate([[user], h.count_B, h.item_T, h.action_T, h.at_ms_T])

@@ -18,7 +18,6 @@ from service.commands.processes import (
     environment,
     free_port,
     read_metrics,
-    stopping,
     terminated_like_interrupted,
 )
 from service.metrics import TrainerMetrics
@@ -51,8 +50,7 @@ def test_a_child_is_looked_at_and_stopped(tmp_path: Path) -> None:
     metrics = TrainerMetrics()
     metrics.version.set(7)
     (tmp_path / "metrics").write_bytes(metrics.text())
-    child = web(tmp_path, free_port())
-    with stopping(child):
+    with web(tmp_path, free_port()) as child:
         wait_until(lambda: child.look().get("version") == 7, "its metrics were never read")
         assert child.running
     assert child.stop() == -signal.SIGTERM
@@ -62,7 +60,7 @@ def test_a_child_is_looked_at_and_stopped(tmp_path: Path) -> None:
 
 def test_a_child_that_fails_says_so_with_the_end_of_its_log(tmp_path: Path) -> None:
     child = Child("no_such_module", [], tmp_path / "child.log", 1)
-    with stopping(child), pytest.raises(ProcessError, match="No module named no_such_module"):
+    with child, pytest.raises(ProcessError, match="No module named no_such_module"):
         wait_until(lambda: not child.look() and False, "it never ended")
 
 
@@ -75,14 +73,14 @@ def test_a_child_that_ignores_sigterm_is_killed(
         "print('deaf', flush=True)\ntime.sleep(60)\n"
     )
     log = tmp_path / "child.log"
-    child = Child("stubborn", [], log, 1)
-    wait_until(lambda: "deaf" in log.read_text(), "it never started")
-    assert child.stop(grace_seconds=0.1) == -signal.SIGKILL
+    with Child("stubborn", [], log, 1) as child:
+        wait_until(lambda: "deaf" in log.read_text(), "it never started")
+        assert child.stop(grace_seconds=0.1) == -signal.SIGKILL
 
 
-def test_everything_is_stopped_when_one_stop_is_interrupted(tmp_path: Path) -> None:
+def test_an_interrupt_stops_every_child(tmp_path: Path) -> None:
     first, second = web(tmp_path, free_port()), web(tmp_path, free_port())
-    with pytest.raises(KeyboardInterrupt), stopping(first, second):
+    with pytest.raises(KeyboardInterrupt), first, second:
         raise KeyboardInterrupt
     assert gone(first.pid)
     assert gone(second.pid)
@@ -93,9 +91,10 @@ def test_a_child_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     program = f"""
         from pathlib import Path
         from service.commands.processes import Child
-        child = Child("http.server", ["--bind", "127.0.0.1", "{free_port()}"], Path("child.log"), 1)
-        print(child.pid, flush=True)
-        input()
+        arguments = ["--bind", "127.0.0.1", "{free_port()}"]
+        with Child("http.server", arguments, Path("log"), 1) as child:
+            print(child.pid, flush=True)
+            input()
     """
     parent = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(program)],

@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 
 from service.commands.action_table import ActionTable
 from service.commands.folder import DataFolder
-from service.commands.report import Report, Slot
+from service.commands.report import Report, Slot, Work
 from service.commands.simulation import Change
 from service.commands.summary import Summary
 from service.commands.view import DemoView, ReplayView, demo_panel
@@ -86,12 +86,22 @@ def test_a_summary_is_one_json_object_and_says_when_it_is_enough() -> None:
 
 
 def test_a_report_counts_memory_as_rows_times_bytes(tmp_path: Path) -> None:
-    report = Report.of(table(), readings(), 4.0, DataFolder(tmp_path))
+    left = {
+        "records": 2_106, "positives_trained": 1_900, "positives_skipped": 100, "duplicates": 4,
+        "rejected_too late": 2, "users": 50, "history_bytes": 10_000, "items": 100,
+        "item_bytes": 30_000, "hit_rates": {"online": 0.5},
+    }  # fmt: skip
+    (tmp_path / "trainer.json").write_text(json.dumps(left))
+    for name in ("00000006", "00000007"):
+        (tmp_path / "versions" / "manifests").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "versions" / "manifests" / f"{name}.json").touch()
+    report = Report.of(table(), Work(4.0, 106, 1_000_000), DataFolder(tmp_path))
     assert report.slots == {"item": Slot(100, 30_000)}
     assert report.memory_bytes == 40_000
     assert report.read == 5
     assert report.actions_per_second == 500
-    assert report.outcomes == {"trained": 1_900, "skipped": 100}
+    assert report.outcomes == {"trained": 1_900, "skipped": 100, "history only": 0}
+    assert (report.version, report.versions_kept) == (7, 2)
     assert json.loads(report.to_json())["serve"] == f"freshet serve --data {tmp_path}"
     console = Console(width=120, file=StringIO())
     report.show(console)

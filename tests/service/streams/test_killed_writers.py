@@ -4,61 +4,87 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
 
 from service.streams import LocalStream, Record
 
-ROUNDS, WRITERS = 5, 3
+ROUNDS, WRITERS = 15, 3
 SCRIPT = Path(__file__).with_name("writing_process.py")
 HOUSE = Path(__file__).parents[3]
 
+Writers = subprocess.Popen[str]
 
-def start(directory: Path, name: str, seed: int) -> subprocess.Popen[bytes]:
-    arguments = [str(directory / "log"), str(directory / f"{name}.acknowledged"), name, str(seed)]
-    environment = {**os.environ, "PYTHONPATH": str(HOUSE)}
-    return subprocess.Popen([sys.executable, str(SCRIPT), *arguments], env=environment)
+
+@contextmanager
+def writers_in(directory: Path) -> Iterator[Writers]:
+    """A process that forks a writer whenever it is told to."""
+    with subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(directory)],
+        env={**os.environ, "PYTHONPATH": str(HOUSE)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)  # with its writer, should the test have failed
+
+
+def line_of(process: Writers) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def start(process: Writers, name: str, seed: int) -> int:
+    """The process id of a new writer."""
+    assert process.stdin is not None
+    print(name, seed, file=process.stdin, flush=True)
+    return int(line_of(process))
 
 
 def answers(directory: Path, name: str) -> list[tuple[int, int, int]]:
-    """Batch, first offset and length of what the writer saw acknowledged."""
+    """Batch, first offset and size of what the writer saw acknowledged."""
     path = directory / f"{name}.acknowledged"
     text = path.read_text() if path.exists() else ""
     whole = text[: text.rfind("\n") + 1].splitlines()
     return [(int(a), int(b), int(c)) for a, b, c in (line.split() for line in whole)]
 
 
-def kill(writers: Iterable[subprocess.Popen[bytes]], dice: random.Random) -> None:
-    for writer in writers:
-        time.sleep(dice.random() * 0.03)
-        writer.send_signal(signal.SIGKILL)
-        assert writer.wait() == -signal.SIGKILL
-
-
 def test_kill_9_in_mid_append_loses_nothing_acknowledged_and_tears_nothing(
     tmp_path: Path, open_stream: Callable[..., LocalStream], read_all: Callable[..., list[Record]]
 ) -> None:
     dice = random.Random(20)
-    stream = open_stream(segment_bytes=500_000)
+    stream = open_stream(segment_bytes=2**21)
     tail: list[Record] = []
     names: list[str] = []
-    for turn in range(ROUNDS):
-        fresh = [f"writer-{turn}-{number}" for number in range(WRITERS)]
-        writers = [start(tmp_path, name, dice.randrange(2**30)) for name in fresh]
-        names += fresh
-        while not all(answers(tmp_path, name) for name in fresh):
-            assert all(writer.poll() is None for writer in writers)
-            tail += stream.read("actions", 0, len(tail), 1000)  # reads while they append
-        kill(writers, dice)
+    with ExitStack() as stack:
+        processes = [stack.enter_context(writers_in(tmp_path)) for _ in range(WRITERS)]
+        for turn in range(ROUNDS):
+            fresh = [f"writer-{turn}-{number}" for number in range(WRITERS)]
+            names += fresh
+            victims = [
+                (process, start(process, name, dice.randrange(2**30)))
+                for process, name in zip(processes, fresh, strict=True)
+            ]
+            while not all(answers(tmp_path, name) for name in fresh):
+                tail += stream.read("actions", 0, len(tail), 1000)  # reads while they append
+            for process, writer in dice.sample(victims, WRITERS):
+                time.sleep(dice.random() * 0.01)
+                os.kill(writer, signal.SIGKILL)
+                assert line_of(process) == "dead"
     found = read_all(open_stream())
     assert found[: len(tail)] == tail
     assert [record.offset for record in found] == list(range(len(found)))
     batches = batches_in(found)
     for name in names:
         check_writer(batches, name, answers(tmp_path, name))
-    assert len({name for name, _ in batches}) == ROUNDS * WRITERS
+    assert {name for name, _ in batches} == set(names)
 
 
 def batches_in(records: list[Record]) -> dict[tuple[str, int], int]:
@@ -66,11 +92,11 @@ def batches_in(records: list[Record]) -> dict[tuple[str, int], int]:
     first: dict[tuple[str, int], int] = {}
     at = 0
     while at < len(records):
-        name, batch, place, count, _ = msgspec.json.decode(records[at].payload)
+        name, batch, count, place, _ = msgspec.json.decode(records[at].payload)
         assert place == 0
         assert (name, batch) not in first
         for step in range(count):
-            assert msgspec.json.decode(records[at + step].payload)[:4] == [name, batch, step, count]
+            assert msgspec.json.decode(records[at + step].payload)[:4] == [name, batch, count, step]
         first[name, batch] = at
         at += count
     return first

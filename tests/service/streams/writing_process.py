@@ -1,7 +1,9 @@
-"""A writer that is meant to be killed: python writing_process.py LOG ACKNOWLEDGED NAME SEED.
+"""Writers that are meant to be killed: python writing_process.py DIRECTORY.
 
-Appends batches of random size until it dies. Every record carries its writer, batch, and place in
-the batch; after each append the batch number and its first offset go to the file ACKNOWLEDGED.
+For every line "NAME SEED" on standard input it forks a writer, prints its process id, and prints
+"dead" once the writer was killed. The writer appends batches of random size to DIRECTORY/log.
+Every record carries its writer, batch, place in the batch, and the size of the batch; after each
+append the batch's number, first offset and size go to DIRECTORY/NAME.acknowledged.
 """
 
 import os
@@ -9,26 +11,35 @@ import random
 import sys
 from pathlib import Path
 
-import msgspec
-
 from service.streams import LocalStream, LocalStreamSettings
 
+PADDING = [b"x" * size for size in (0, 500, 5000)]
 
-def main(log: str, acknowledged: str, name: str, seed: str) -> None:
-    dice = random.Random(int(seed))
-    stream = LocalStream(Path(log), LocalStreamSettings(segment_bytes=500_000, sync_ms=1))
-    answers = os.open(acknowledged, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    batch = 0
-    while True:
-        count = dice.choice([1, 2, 50, 400])
-        payloads = [
-            msgspec.json.encode([name, batch, place, count, "x" * dice.choice([0, 60, 2000])])
-            for place in range(count)
-        ]
+
+def write(directory: Path, name: str, seed: int) -> None:
+    dice = random.Random(seed)
+    stream = LocalStream(directory / "log", LocalStreamSettings(segment_bytes=2**21, sync_ms=1))
+    answers = os.open(directory / f"{name}.acknowledged", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    batch, server = 0, os.getppid()
+    while os.getppid() == server:  # never outlive a test that failed
+        count, padding = dice.choice([1, 100, 300]), dice.choice(PADDING)
+        start = b'["%s",%d,%d,' % (name.encode(), batch, count)
+        payloads = [start + b'%d,"%s"]' % (place, padding) for place in range(count)]
         offset = stream.append("actions", 0, payloads)
         os.write(answers, b"%d %d %d\n" % (batch, offset, count))
         batch += 1
 
 
+def main(directory: str) -> None:
+    for line in sys.stdin:
+        name, seed = line.split()
+        writer = os.fork()
+        if writer == 0:
+            write(Path(directory), name, int(seed))
+        print(writer, flush=True)
+        os.waitpid(writer, 0)
+        print("dead", flush=True)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1])

@@ -1,0 +1,168 @@
+"""One step: what it moves, and that nothing moves when anything is not finite."""
+
+import numpy as np
+import pytest
+import torch
+
+from service.histories.local import Events, HistorySettings, LocalHistories
+from service.settings import Settings
+from tests.trainer.workshop import START_MS, settings
+from trainer.build import Plan
+from trainer.examples import Batch, TargetBatch, batches, target_batch
+from trainer.joiner import Open
+from trainer.learner import Scored
+from trainer.state import State
+
+ITEMS = range(1, 7)
+
+
+def fresh(**changes: dict[str, object]) -> State:
+    """A state whose table knows items 1 to 6."""
+    state = Plan(Settings(settings(**changes))).fresh_state()
+    keys = torch.tensor(ITEMS)
+    state.items.admit(keys, torch.full_like(keys, START_MS))
+    return state
+
+
+def events() -> Events:
+    """Three users, four events each, a second apart."""
+    at = np.arange(12)
+    zeros = np.zeros(12, np.int64)
+    return Events(at % 3 + 1, at % 6 + 1, zeros, START_MS + at * 1000, zeros)
+
+
+def batch() -> Batch:
+    new, histories = events(), LocalHistories(HistorySettings(capacity=64))
+    context = histories.read(np.array([1, 2, 3]), 17)
+    accepted = histories.append(new, START_MS)
+    (made,) = batches(context, new.user_T - 1, accepted, np.ones(12, np.bool_), 16, 1000)
+    return made
+
+
+def targets() -> TargetBatch:
+    histories = LocalHistories(HistorySettings(capacity=64))
+    histories.append(events(), START_MS)
+    closed = [Open(START_MS + 9000, user, [1, 2, 6], 2, {2: 1}) for user in (1, 3)]
+    made = target_batch(closed, histories, 16, 5)
+    assert made is not None
+    return made
+
+
+def bits(state: State) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in state.tensors().items()}
+
+
+def row_of(state: State, key: int) -> int:
+    return int(state.items.lookup(torch.tensor([key])))
+
+
+def poison_row(state: State, value: float) -> None:
+    state.items.vectors_RD[row_of(state, 3)] = value
+
+
+def poison_weight(state: State, value: float) -> None:
+    with torch.no_grad():
+        state.learner.network.hstu.layers[0].project.weight[0, 0] = value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("poison", [poison_row, poison_weight])
+def test_a_non_finite_loss_moves_nothing(poison, value: float) -> None:  # type: ignore[no-untyped-def]
+    state = fresh()
+    for _ in range(2):  # so that the optimizers have something to lose
+        assert state.learner.learn(batch(), (0,), START_MS).trained
+        assert state.learner.learn_actions(targets()).trained
+    poison(state, value)
+    before = bits(state)
+    steps = [state.learner.learn(batch(), (0,), START_MS), state.learner.learn_actions(targets())]
+    assert [step.trained for step in steps] == [False, False]
+    assert bits(state) == before
+
+
+def test_a_finite_loss_with_a_gradient_that_is_not_moves_nothing() -> None:
+    state = fresh()
+    assert state.learner.learn_actions(targets()).trained
+    with torch.no_grad():  # logits of 1e30: their loss is finite, the norm of its gradient is not
+        state.learner.network.actions.weight.fill_(1e30)
+    before = bits(state)
+    step = state.learner.learn_actions(targets())
+    assert np.isfinite(step.loss)
+    assert not step.trained
+    assert bits(state) == before
+
+
+def test_training_goes_on_after_a_skipped_batch_as_if_it_had_not_been() -> None:
+    state, other = fresh(), fresh()
+    poison_row(state, float("nan"))
+    state.learner.learn(batch(), (0,), START_MS)
+    state.items.vectors_RD[row_of(state, 3)] = other.items.vectors_RD[row_of(other, 3)]
+    for one in (state, other):
+        assert one.learner.learn(batch(), (1,), START_MS).trained
+    assert bits(state) == bits(other)
+
+
+def test_a_step_moves_the_rows_it_read_and_no_other() -> None:
+    state = fresh()
+    state.items.admit(torch.tensor([50]), torch.tensor([START_MS]))
+    before = state.items.vectors_RD.clone()
+    state.learner.learn(batch(), (0,), START_MS)
+    moved = (state.items.vectors_RD != before).any(1).nonzero().flatten().tolist()
+    assert moved == sorted(row_of(state, item) for item in ITEMS)
+
+
+def test_an_item_without_a_row_moves_the_unknown_row() -> None:
+    state = Plan(Settings(settings())).fresh_state()
+    state.items.admit(torch.tensor([1, 2, 3]), torch.full((3,), START_MS))
+    before = state.items.vectors_RD[0].clone()
+    assert state.learner.learn(batch(), (0,), START_MS).trained
+    assert not torch.equal(state.items.vectors_RD[0], before)
+    assert len(state.items) == 3
+
+
+@pytest.mark.parametrize("head", ["query", "history"])
+def test_repeating_a_batch_brings_its_loss_down(head: str) -> None:
+    state = fresh(model={"next_item_from": head})
+    losses = [state.learner.learn(batch(), (0,), START_MS).loss for _ in range(60)]
+    assert losses[-1] < losses[0] / 2
+    losses = [state.learner.learn_actions(targets()).loss for _ in range(60)]
+    assert losses[-1] < losses[0] / 2
+
+
+def test_the_watch_is_told_before_anything_moves() -> None:
+    state = fresh()
+    before, told = bits(state), []
+
+    def watch(scored: Scored) -> None:
+        assert bits(state) == before
+        assert not scored.users_QD.requires_grad
+        told.append(scored.users_QD)
+
+    state.learner.learn(batch(), (0,), START_MS, watch)
+    assert len(told) == 1
+    assert bits(state) != before
+
+
+def test_scores_are_those_that_the_loss_was_made_of() -> None:
+    state = fresh()
+    state.learner.observe(np.array([1, 1, 2, 5]), START_MS)
+    heard: list[torch.Tensor] = []
+    rows = np.array([1, 2, 5])
+
+    def watch(scored: Scored) -> None:
+        every = state.learner.scores(scored, np.arange(12), rows, START_MS)
+        some = state.learner.scores(scored, np.array([4, 11]), rows, START_MS)
+        torch.testing.assert_close(some, every[[4, 11]])
+        heard.append(every)
+
+    state.learner.learn(batch(), (0,), START_MS, watch)
+    assert heard[0].shape == (12, 3)
+
+
+def test_a_freed_row_is_forgotten_by_counts_and_pool() -> None:
+    learner = fresh().learner
+    learner.observe(np.array([1, 2, 2]), START_MS)
+    learner.forget(np.array([2]))
+    assert learner.popularity.counts(np.array([2]), START_MS).max() == 0
+    assert learner.pool.state()["rows"].tolist() == [1]
+    prior = learner.item_prior(np.array([1, 2]), START_MS)
+    assert prior[0] > prior[1]

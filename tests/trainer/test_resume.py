@@ -1,0 +1,166 @@
+"""Stopped or killed between any two blocks, and started again: bit for bit as if never."""
+
+import shutil
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.errors import ModelMismatch, OffsetError, SettingsError, VersionError
+from service.streams import LocalStream
+from tests.trainer.workshop import Crash, Told, Workshop, settings, told
+
+LONG = settings(
+    store={"item": {"ttl_seconds": 300, "min_count": 2}},
+    histories={"ttl_seconds": 120},
+    trainer={"sweep_rows": 3, "publish_seconds": 40},
+)
+"""Rows and users come and go, swept a few at a time: where the sweep is must not matter."""
+
+
+@pytest.fixture(scope="module")
+def story() -> Told:
+    return told(1500, users=25, items=150)
+
+
+@pytest.fixture(scope="module", params=[settings(), LONG], ids=["forever", "expiring"])
+def whole(
+    request: pytest.FixtureRequest, story: Told, tmp_path_factory: pytest.TempPathFactory
+) -> Workshop:
+    """The run that nothing interrupted."""
+    workshop = Workshop(tmp_path_factory.mktemp("whole"), request.param)
+    workshop.tell(story)
+    workshop.train()
+    return workshop
+
+
+@pytest.fixture
+def again(whole: Workshop, story: Told, tmp_path: Path) -> Workshop:
+    """The same stream and settings, nothing trained yet."""
+    workshop = Workshop(tmp_path, whole.sections)
+    workshop.tell(story)
+    return workshop
+
+
+def last_block(workshop: Workshop) -> int:
+    return workshop.versions.manifest(workshop.versions.numbers()[-1]).block
+
+
+def test_every_record_is_counted_once(whole: Workshop, story: Told) -> None:
+    counters = whole.restored().teacher.state.counters
+    assert counters["records"] == story.records
+    assert counters["actions"] == story.actions
+    assert counters["impressions"] == story.impressions
+    assert counters["duplicates"] == story.duplicates
+    assert counters["rejected_bad_json"] == story.rejected
+    assert counters["positives_trained"] == story.positives
+    assert counters["context_only"] == story.actions - story.duplicates - story.positives
+    assert counters["targets_trained"] > 0
+    assert counters["batches_skipped"] == 0
+
+
+def test_a_restored_state_is_the_one_that_was_published(again: Workshop) -> None:
+    trainer = again.train(stop_after=11)
+    assert again.digest(trainer) == again.digest()
+
+
+def test_stopping_at_every_version_changes_nothing(whole: Workshop, again: Workshop) -> None:
+    draw = np.random.default_rng(1)
+    while not again.versions.numbers() or last_block(again) < last_block(whole):
+        again.train(stop_after=int(draw.integers(1, 5)))
+    assert len(again.versions.numbers()) == 3
+    assert again.digest() == whole.digest()
+
+
+def test_dying_between_any_two_versions_changes_nothing(whole: Workshop, again: Workshop) -> None:
+    draw, deaths = np.random.default_rng(2), 0
+    while not again.versions.numbers() or last_block(again) < last_block(whole):
+        try:
+            again.train(crash_after=int(draw.integers(2, 14)))
+        except Crash:
+            deaths += 1
+    assert deaths >= 2
+    assert again.digest() == whole.digest()
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("part", ["checkpoint", "histories", "manifest"])
+def test_a_damaged_newest_version_is_passed_over_for_the_one_before(
+    whole: Workshop, again: Workshop, part: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    again.train(stop_after=9)
+    newest = again.versions.numbers()[-1]
+    root = again.root / "versions"
+    if part == "manifest":
+        damage(root / f"manifests/{newest:08d}.json")
+    else:
+        damage(root / again.versions.manifest(newest).part(part)[-1])
+    assert f"version {newest} cannot be resumed from" not in caplog.text
+    again.train()
+    assert f"version {newest} cannot be resumed from" in caplog.text
+    assert again.versions.numbers()[-1] > newest
+    assert again.digest() == whole.digest()
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Workshop:
+    """A short run with its versions."""
+    workshop = Workshop(tmp_path)
+    workshop.tell(told(200))
+    workshop.train()
+    return workshop
+
+
+def test_without_a_readable_version_the_trainer_says_so(trained: Workshop) -> None:
+    for manifest in (trained.root / "versions/manifests").iterdir():
+        damage(manifest)
+    with pytest.raises(VersionError, match=r"none of the versions .* restore one from a backup"):
+        trained.restored()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": {"layers": 2}}, "model: .*'layers': 1.* there, .*'layers': 2.* here"),
+        ({"actions": {"types": {"click": {}, "hide": {"positive": False}}}}, "actions: .*'like'"),
+        ({"histories": {"capacity": 128}}, "histories: .*64.* there, .*128.* here"),
+        ({"store": {"item": {"min_count": 3}}}, "item: .*'min_count': 1.*'min_count': 3"),
+    ],
+)
+def test_a_version_of_other_settings_is_refused_with_the_difference(
+    trained: Workshop, changes: dict[str, Any], said: str
+) -> None:
+    trained.sections = settings(**changes)
+    with pytest.raises(ModelMismatch, match=said):
+        trained.restored()
+
+
+def test_a_topic_that_was_made_again_is_refused(trained: Workshop) -> None:
+    shutil.rmtree(trained.root / "stream" / "actions")
+    trained.tell(told(200))
+    with pytest.raises(OffsetError, match="topic actions is not the one that version"):
+        trained.restored()
+
+
+def test_a_stream_that_ends_before_the_version_is_refused(trained: Workshop) -> None:
+    """As after restoring a backup of the stream that is older than the versions."""
+    identity = (trained.root / "stream/actions/topic.json").read_bytes()
+    shutil.rmtree(trained.root / "stream" / "actions")
+    with closing(LocalStream(trained.root / "stream")) as stream:
+        stream.partitions("actions")
+    (trained.root / "stream/actions/topic.json").write_bytes(identity)
+    with pytest.raises(OffsetError, match=r"offset 20\d of actions/0 is outside the stream"):
+        trained.restored()
+
+
+def test_a_window_that_histories_cannot_fill_is_refused(tmp_path: Path) -> None:
+    sections = settings(model={"window": 64}, histories={"capacity": 64})
+    with pytest.raises(SettingsError, match=r"histories.capacity = 64 must be above model.window"):
+        Workshop(tmp_path, sections).restored()
