@@ -12,7 +12,7 @@ from service.commands.action_rows import Columns
 from service.commands.action_table import read_actions
 from service.commands.demo import Patience, demo_folder, run_demo
 from service.commands.folder import DataFolder
-from service.commands.processes import INTERRUPTED, become, terminated_like_interrupted
+from service.commands.processes import INTERRUPTED, become, interruptible
 from service.commands.replay import Replay, replay_settings, speed_of
 from service.commands.settings_file import write_settings
 from service.commands.view import DemoView, ReplayView
@@ -140,7 +140,7 @@ def serve(
 
 def main() -> None:
     """Run the command in `sys.argv`. Ends with 0, 1 for an error, 2 for wrong usage, or 130."""
-    with terminated_like_interrupted():
+    with interruptible():
         app()
 
 

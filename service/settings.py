@@ -5,9 +5,9 @@ Environment variables carry addresses and secrets only; components that need the
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -66,10 +66,20 @@ def _explain(section: str, kind: type[BaseModel], error: ValidationError) -> str
     problem = error.errors()[0]
     where = ".".join([section, *map(str, problem["loc"])])
     if problem["type"] == "extra_forbidden":
-        return f"setting {where} is unknown{_nearest(str(problem['loc'][-1]), kind.model_fields)}"
+        *outer, name = problem["loc"]
+        return f"setting {where} is unknown{_nearest(str(name), _known(kind, outer))}"
     return f"setting {where} = {problem['input']!r}: {problem['msg']}"
 
 
-def _nearest(name: str, known: Any) -> str:
-    match = difflib.get_close_matches(name, list(known), n=1)
+def _known(kind: type[BaseModel], outer: Sequence[Any]) -> list[str]:
+    """The keys of the table that lies at `outer` below a section."""
+    table: Any = kind
+    for name in outer:
+        fields = getattr(table, "model_fields", None)
+        table = fields[name].annotation if fields else get_args(table)[-1]
+    return list(table.model_fields)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    match = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {match[0]}?" if match else f"; known are {', '.join(known)}"

@@ -67,8 +67,8 @@ class HistoryFollower:
         self._thread.join()
 
     def _run(self) -> None:
-        intake = self._begin()
-        while not self._stopped:
+        intake = self._begin(self._restore())
+        while intake is not None and not self._stopped:
             self._woken.clear()
             try:
                 block = intake.block(self._records, wait_seconds=0.0)
@@ -81,20 +81,20 @@ class HistoryFollower:
                 self.caught_up.set()
                 self._woken.wait(self._poll_seconds)
 
-    def _begin(self) -> Intake:
-        """Restore the newest histories that can be read; start the stream where they end."""
-        manifest = self._restore()
+    def _begin(self, manifest: Manifest | None) -> Intake | None:
+        """The log from where the restored histories end; None when stopped before it was there."""
         offsets = _offsets(manifest) if manifest else None
         watermark_ms = manifest.watermark_ms if manifest else 0
-        while True:
+        while not self._stopped:
             try:
                 return self._intake(offsets, watermark_ms)
             except OffsetError as error:
-                # Another stream than the one that was trained on: better its history than none.
+                # Another log than the one that was trained on: better its history than none.
                 log.error("the log does not go on where the version ends: %s", error)
                 offsets = None
             except StreamError as error:
                 self._complain(error)
+        return None
 
     def _complain(self, error: StreamError) -> None:
         """The log is away: rankings go on with the histories there are."""
@@ -125,13 +125,18 @@ class HistoryFollower:
         ]
 
     def _apply(self, block: Block) -> None:
-        def append(tables: Tables) -> None:
-            tables.histories.append(block.events, block.watermark_ms)
-            tables.histories.expire(block.watermark_ms, SWEEP_USERS)
-            self._metrics.histories_users.set(len(tables.histories))
-
-        self._engine.do(append)
+        try:
+            self._engine.do(partial(_append, block))
+        except Exception:
+            # One block that cannot be applied must not end all freshness.
+            log.exception("a block of %d records was not applied to the histories", block.records)
         self._metrics.history_records_total.inc(block.records)
+        self._metrics.histories_users.set(self._engine.do(lambda tables: len(tables.histories)))
+
+
+def _append(block: Block, tables: Tables) -> None:
+    tables.histories.append(block.events, block.watermark_ms)
+    tables.histories.expire(block.watermark_ms, SWEEP_USERS)
 
 
 def _restore(segment: Segment, tables: Tables) -> None:

@@ -1,6 +1,7 @@
 """`python -m trainer --data DIR`: train from the stream in DIR, publish versions into DIR."""
 
 import argparse
+import gc
 import json
 import logging
 import signal
@@ -47,6 +48,7 @@ def _train(options: argparse.Namespace, stop: threading.Event) -> None:
         versions = VersionDirectory(data / "versions")
         trainer = build(settings, stream, versions, data / "skipped")
         torch.set_num_threads(trainer.settings.threads)
+        gc.freeze()  # what is here stays: collections need not walk through it again
         if options.metrics_port:
             _serve_metrics(options.metrics_port, trainer.metrics)
         with closing(trainer.publisher):

@@ -140,7 +140,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         if not torch.isfinite(loss):
             return False
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         grads = [p.grad for p in self.network.parameters() if p.grad is not None]
         rows_grad = vectors_UD.grad
         assert rows_grad is not None

@@ -184,11 +184,7 @@ def _identifier(kind: str, raw: Any) -> Id:
         raise UnusableError(f"{kind} is not text or an integer")
     integer = isinstance(raw, str) and CANONICAL_INTEGER.fullmatch(raw)
     identifier: Id = int(raw) if integer and id_problem(int(raw)) is None else raw
-    try:
-        problem = id_problem(identifier)
-    except UnicodeEncodeError:
-        problem = "is not UTF-8"
-    if problem:
+    if problem := id_problem(identifier):
         raise UnusableError(f"{kind} {problem}")
     return identifier
 

@@ -1,5 +1,6 @@
 """What lies where under `--data DIR`, and which processes work on it."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,13 @@ class DataFolder:
     def status(self) -> Path:
         """What the trainer says about itself when it ends."""
         return self.root / "trainer.json"
+
+    @property
+    def trained_records(self) -> int:
+        """How many stream records the newest version has learned from; 0 without one."""
+        manifests = sorted((self.root / "versions" / "manifests").glob("*.json"))
+        counters = json.loads(manifests[-1].read_text())["counters"] if manifests else {}
+        return int(counters.get("records", 0))
 
     def log(self, name: str) -> Path:
         """The log of one process."""

@@ -127,10 +127,15 @@ class Child:
         return "\n".join(f"  {line}" for line in lines[-count:]) or "  (empty)"
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, SIGTERM or SIGHUP. A class of its own: a plain KeyboardInterrupt that passes through
+    a string being executed (as some imports do) makes CPython end with SIGINT, handled or not."""
+
+
 @contextlib.contextmanager
-def terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise KeyboardInterrupt inside the block, so that both clean up."""
-    signals = (signal.SIGTERM, signal.SIGHUP)
+def interruptible() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP raise Interrupted inside the block, so that all clean up."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, _interrupt) for number in signals}
     try:
         yield
@@ -140,7 +145,7 @@ def terminated_like_interrupted() -> Iterator[None]:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    raise Interrupted
 
 
 def free_port(wanted: int | None = None) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 
 from service.commands.action_table import ActionTable
 from service.commands.folder import DataFolder
-from service.commands.processes import Child, free_port
+from service.commands.processes import Child, ProcessError, free_port
 from service.commands.report import Report, Work
 from service.commands.settings_file import overlay
 from service.commands.view import ReplayView
@@ -69,10 +69,10 @@ class Replay:
         3. make it durable; 4. mark the end; 5. wait until the trainer has trained everything,
         published and ended. Killed at any point, the same replay with `resume` goes on.
         """
-        started = time.monotonic()
+        started, trained_before = time.monotonic(), self._folder.trained_records
         self._view.expect(len(self._table))
         with closing(self._open_stream()) as stream:
-            before = done = self._held(stream)
+            done = self._held(stream)
             self._folder.end.unlink(missing_ok=True)
             with self._folder.trainer(free_port(), "--until-end") as trainer:
                 for stop in self._due(done, speed):
@@ -84,8 +84,10 @@ class Replay:
                 while trainer.running:
                     self._look(trainer, done)
                     time.sleep(LOOK_SECONDS / 2)
+        if self._folder.trained_records < done:
+            raise ProcessError("the trainer was stopped from outside; go on with --resume")
         resident = int(trainer.readings.get("process_resident_memory_bytes"))
-        work = Work(time.monotonic() - started, before, resident)
+        work = Work(time.monotonic() - started, trained_before, resident)
         return Report.of(self._table, work, self._folder)
 
     def _open_stream(self) -> LocalStream:

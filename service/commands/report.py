@@ -29,7 +29,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Work:
-    """What one run of a replay took, and where in the stream it began."""
+    """What one run of a replay took, and how many records were trained before it."""
 
     seconds: float
     records_before: int

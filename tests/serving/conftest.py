@@ -119,7 +119,9 @@ class Site:
 @contextmanager
 def running(data: Path, **sections: Any) -> Iterator[Site]:
     server = Server(data, Settings(sections))
-    config = uvicorn.Config(create_app(server), port=0, log_config=None, ws="none", lifespan="on")
+    config = uvicorn.Config(
+        create_app(server), port=0, log_config=None, ws="none", timeout_graceful_shutdown=5
+    )
     http = uvicorn.Server(config)
     thread = threading.Thread(target=http.run, daemon=True)
     thread.start()

@@ -14,7 +14,7 @@ def workshop(tmp_path: Path) -> Workshop:
     return Workshop(tmp_path)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="package")
 def _one_thread() -> Iterator[None]:
     """As the trainer's main function sets it: so small a model on two threads waits for itself."""
     threads = torch.get_num_threads()

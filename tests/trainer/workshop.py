@@ -14,7 +14,7 @@ import numpy as np
 from service.actions import Action, Impression
 from service.histories.local import LocalHistories
 from service.settings import Settings
-from service.streams import LocalStream
+from service.streams import LocalStream, Stream
 from service.versions import VersionDirectory
 from trainer.build import build
 from trainer.loop import Trainer
@@ -59,11 +59,11 @@ class Told:
         self.payloads[topic].append((at_ms, payload))
         self.records += 1
 
-    def to_stream(self, stream: LocalStream, first: int = 0) -> None:
-        """Append every payload from number `first` of each topic on, at its event time."""
-        for topic, told in self.payloads.items():
-            times, payloads = [at for at, _ in told[first:]], [p for _, p in told[first:]]
-            stream.append(topic, 0, payloads, times)
+    def to_stream(self, stream: Stream, first: int = 0, last: int | None = None) -> None:
+        """Append payloads number `first` up to `last` of each topic, at their event times."""
+        for topic, payloads in self.payloads.items():
+            part = payloads[first:last]
+            stream.append(topic, 0, [p for _, p in part], [at_ms for at_ms, _ in part])
 
 
 def told(actions: int, seed: int = 0, users: int = 20, items: int = 40) -> Told:

@@ -69,7 +69,7 @@ def test_rows_that_cannot_be_used_are_counted_by_reason_and_stop_nothing(tmp_pat
         "time is not a finite number": 1,
         "time is not in seconds since the epoch (0 .. 2^40)": 2,
         "action is missing": 1,
-        "user is not UTF-8": 1,
+        "user holds a lone surrogate, which is no character": 1,
     }
 
 

@@ -17,8 +17,8 @@ from service.commands.processes import (
     ProcessError,
     environment,
     free_port,
+    interruptible,
     read_metrics,
-    terminated_like_interrupted,
 )
 from service.metrics import TrainerMetrics
 
@@ -122,10 +122,10 @@ def test_a_guard_whose_parent_is_gone_starts_nothing(tmp_path: Path) -> None:
     assert ended.returncode == 1
 
 
-def test_sigterm_and_sighup_interrupt_and_the_handlers_come_back() -> None:
+def test_ctrl_c_sigterm_and_sighup_interrupt_and_the_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        with pytest.raises(KeyboardInterrupt), terminated_like_interrupted():
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        with pytest.raises(KeyboardInterrupt), interruptible():
             signal.raise_signal(number)
     assert signal.getsignal(signal.SIGTERM) == before
 
