@@ -17,8 +17,8 @@ FEWEST = 100
 STYLES: dict[str, dict[str, Any]] = {
     "online": {"color": "#0b5fa5", "linewidth": 2.4, "zorder": 3},
     "online_10min": {"color": "#3f8fd2", "linewidth": 1.4},
-    "online_1h": {"color": "#7cb5e6", "linewidth": 1.4},
-    "online_5h": {"color": "#b3d4f0", "linewidth": 1.4},
+    "online_1h": {"color": "#6aaade", "linewidth": 1.4},
+    "online_5h": {"color": "#94c1e8", "linewidth": 1.4},
     "frozen": {"color": "#0b5fa5", "linewidth": 1.2, "linestyle": (0, (4, 2))},
     "blend": {"color": "#c0561a", "linewidth": 1.6},
     "cooccurrence": {"color": "#e0985f", "linewidth": 1.4},

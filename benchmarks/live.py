@@ -23,7 +23,7 @@ from service.commands.settings_file import write_settings
 from service.streams import LocalStream
 
 HISTORY = 256
-WATCHED = [f"watched-{number}" for number in range(64)]
+WATCHED = [f"watched-{number}" for number in range(32)]
 SETTINGS = {
     "model": {"dim": 64, "layers": 2, "window": HISTORY},
     "actions": {"types": {"click": {"positive": True, "weight": 1.0}}},

@@ -19,11 +19,16 @@ Settings = TypeVar("Settings", bound=Any)
 HEAD = 0.2
 """Share of the stream, from its start, that tuning may see."""
 
-STEPS: dict[str, Callable[[Any], tuple[Any, ...]]] = {
-    "half_life_hours": lambda hours: (hours / sqrt(2), hours * sqrt(2)),
-    "popularity_half_life_hours": lambda hours: (hours / sqrt(2), hours * sqrt(2)),
-    "last": lambda last: (max(1, last - 1), last + 1),
-    "beta": lambda beta: (beta / 2, beta * 2),
+FACTORS = (8.0, 2.0, sqrt(2))
+"""By how much a step changes a half-life or beta: far first, then near."""
+LEAST = 0.0005
+"""NDCG@10 that a step must gain. Less is noise, and would follow a plateau without end."""
+
+STEPS: dict[str, Callable[[Any, float], tuple[Any, ...]]] = {
+    "half_life_hours": lambda hours, factor: (hours / factor, hours * factor),
+    "popularity_half_life_hours": lambda hours, factor: (hours / factor, hours * factor),
+    "last": lambda last, factor: (max(1, last - 1), last + 1),
+    "beta": lambda beta, factor: (beta / factor, beta * factor),
 }
 """The neighbours of a setting's value."""
 
@@ -35,7 +40,7 @@ def tune(
     settings: Settings,
     sample: int = 20_000,
 ) -> Settings:
-    """The settings with the best NDCG@10 on the head of the stream; no neighbour does better.
+    """The settings with the best NDCG@10 on the head of the stream that climbing finds.
 
     The first fifth of the head only warms the baseline up.
     """
@@ -51,22 +56,23 @@ def tune(
 
 
 def climb(reached: Callable[[Settings], float], settings: Settings) -> Settings:
-    """Follow each setting uphill in turn, until none leads further up."""
-    while True:
-        best = settings
-        for name in [name for name in STEPS if hasattr(settings, name)]:
-            best = _climb_one(reached, best, name)
-        if best == settings:
-            return settings
-        settings = best
+    """Follow each setting uphill in turn until none leads further up, in ever smaller steps."""
+    names = [name for name in STEPS if hasattr(settings, name)]
+    for factor in FACTORS:
+        before = None
+        while before != settings:
+            before = settings
+            for name in names:
+                settings = _climb_one(reached, settings, name, factor)
+    return settings
 
 
-def _climb_one(reached: Callable[[Settings], float], settings: Settings, name: str) -> Settings:
+def _climb_one(
+    reached: Callable[[Settings], float], settings: Settings, name: str, factor: float
+) -> Settings:
     while True:
-        neighbours = [
-            replace(settings, **{name: value}) for value in STEPS[name](getattr(settings, name))
-        ]
-        best = max([settings, *neighbours], key=reached)
-        if best == settings:
+        values = STEPS[name](getattr(settings, name), factor)
+        best = max((replace(settings, **{name: value}) for value in values), key=reached)
+        if reached(best) < reached(settings) + LEAST:
             return settings
         settings = best

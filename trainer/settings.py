@@ -6,7 +6,8 @@ from service.settings import Section
 
 
 class TrainerSettings(Section):
-    """What decides the course of training. Versions are tied to the seed alone."""
+    """What decides the course of training. A run repeats bit for bit only with the same values,
+    but versions are tied to none: each may change from one start to the next."""
 
     seed: int = Field(0, ge=0)
     block_records: int = Field(256, ge=1, le=1_000_000, description="records in a full block")

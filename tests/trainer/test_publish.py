@@ -1,0 +1,92 @@
+"""Versions one after another: segments that carry, numbers that nobody else took, old ones gone."""
+
+import threading
+
+import pytest
+
+from service.errors import VersionExists
+from service.histories.segments import MERGE
+from service.versions import Checkpoint, Snapshot
+from tests.trainer.workshop import Workshop, settings, told
+
+
+def levels(workshop: Workshop) -> list[int]:
+    newest = workshop.versions.numbers()[-1]
+    found: list[int] = Checkpoint.read(workshop.versions, newest).meta["segment_levels"]
+    return found
+
+
+def test_eight_segments_of_a_size_become_one_of_the_next(workshop: Workshop) -> None:
+    workshop.sections = settings(trainer={"publish_seconds": 1e9})
+    workshop.tell(told(1300))
+    names: set[str] = set()
+    for version in range(1, 19):
+        live = workshop.train(stop_after=1)
+        manifest = workshop.versions.manifest(version)
+        assert levels(workshop) == [1] * (version // MERGE) + [0] * (version % MERGE)
+        assert len(manifest.histories) == len(levels(workshop))
+        if version % MERGE:  # nothing was rewritten: one new file, the rest as they were
+            assert names <= set(manifest.histories)
+            assert len(manifest.histories) == len(names) + 1
+        names = set(manifest.histories)
+        assert workshop.digest() == workshop.digest(live)
+    assert workshop.versions.numbers() == [16, 17, 18]
+
+
+def test_a_trainer_that_lost_the_race_for_the_first_version_ends(workshop: Workshop) -> None:
+    workshop.tell(told(200))
+    with workshop.training() as slow:
+        workshop.train()
+        with pytest.raises(VersionExists, match="another trainer is ahead"):
+            slow.run(threading.Event(), lambda: True)
+
+
+def test_a_trainer_that_was_overtaken_ends_and_harms_nothing(workshop: Workshop) -> None:
+    workshop.sections = settings(trainer={"publish_seconds": 1e9})
+    workshop.tell(told(600))
+    workshop.train(stop_after=2)
+    with workshop.training() as slow:
+        workshop.train()
+        numbers, digest = workshop.versions.numbers(), workshop.digest()
+        with pytest.raises(VersionExists, match="Stop this one, or let it resume from there"):
+            slow.run(threading.Event(), lambda: True)
+    assert (workshop.versions.numbers(), workshop.digest()) == (numbers, digest)
+    workshop.versions.verify(numbers[-1])
+
+
+def test_a_snapshot_serves_what_the_checkpoint_learned(workshop: Workshop) -> None:
+    workshop.tell(told(400, items=90))
+    state = workshop.train().teacher.state
+    snapshot = Snapshot.read(workshop.versions, workshop.versions.numbers()[-1])
+    rows = snapshot.slots["item"]
+    assert rows.ids is not None
+    assert set(rows.ids[1:]) == {f"i{n}" for n in range(90)}
+    vectors = state.items.gather(state.items.lookup(rows.keys_R[1:]))
+    assert (rows.vectors()[1:] - vectors).abs().max() < 0.01
+    assert snapshot.model["action_heads"] is True
+    assert set(snapshot.weights()) == set(state.learner.network.state_dict())
+
+
+def test_action_heads_are_announced_once_they_were_taught(workshop: Workshop) -> None:
+    story = told(300)
+    story.payloads["impressions"].clear()
+    workshop.tell(story)
+    workshop.train()
+    snapshot = Snapshot.read(workshop.versions, workshop.versions.numbers()[-1])
+    assert snapshot.model["action_heads"] is False
+
+
+def test_a_manifest_says_where_it_stands_and_which_blocks_led_there(workshop: Workshop) -> None:
+    story = told(500)
+    workshop.tell(story)
+    trainer = workshop.train()
+    manifest = workshop.versions.manifest(workshop.versions.numbers()[-1])
+    assert manifest.parent == manifest.number - 1
+    assert manifest.offsets == {
+        topic: {"0": len(told_there)} for topic, told_there in story.payloads.items()
+    }
+    assert manifest.block == trainer.teacher.state.block
+    manifests = map(workshop.versions.manifest, workshop.versions.numbers())
+    blocks = [records for manifest in manifests for records in manifest.blocks]
+    assert set(blocks[:-1]) == {64}
+    assert manifest.counters["records"] == story.records
