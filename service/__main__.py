@@ -122,6 +122,7 @@ def train(
     metrics_port: Annotated[int | None, typer.Option(help="Serve /metrics here.")] = None,
 ) -> None:
     """Run the trainer: `python -m trainer` with the environment that keeps it fast."""
+    data.mkdir(parents=True, exist_ok=True)
     more = [] if metrics_port is None else ["--metrics-port", str(metrics_port)]
     become("trainer", [*DataFolder(data).arguments(settings), *more])
 

@@ -5,6 +5,7 @@ readers ignore fields they do not know.
 """
 
 import math
+from typing import Annotated
 
 import msgspec
 import xxhash
@@ -41,7 +42,7 @@ class Impression(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     v: int = 1
     positions: list[int] | None = None
     propensities: list[float] | None = None
-    history: int | None = None
+    history: Annotated[int, msgspec.Meta(ge=0, le=2**53)] | None = None
     version: int | None = None
 
 

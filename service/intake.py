@@ -264,8 +264,6 @@ class _Builder:
                 raise _Refused("unknown_action", f"action {action.action!r}; known are {known}")
             user, item = _checked_key(action.user, "user"), _checked_key(action.item, "item")
             at_ms = self._checked_time(action.at, record.append_ms)
-            if action.value is not None:
-                _check_finite(action.value)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, _Refused) as error:
             self._reject(record, p, error)
             return 0
@@ -341,11 +339,6 @@ def _checked_key(identifier: Id, name: str) -> int:
     if problem:
         raise _Refused("bad_id", f"{name} {problem}")
     return key_of(identifier)
-
-
-def _check_finite(value: float) -> None:
-    if value != value or value in (float("inf"), float("-inf")):
-        raise _Refused("not_finite", f"value = {value!r}")
 
 
 def _hash(identifier: str) -> int:

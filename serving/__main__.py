@@ -19,6 +19,8 @@ from serving.app import create_app
 from serving.logs import start_logging
 from serving.server import Server
 
+SWITCH_SECONDS = 0.0005
+"""Longest wait for the interpreter's lock while another thread computes."""
 FINISH_SECONDS = 10
 """How long requests under way may take after the drain before they are cut off."""
 
@@ -30,6 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
     # One OpenMP thread: requests queue behind the engine anyway, and a second one spins on the
     # cores of the trainer beside it.
     torch.set_num_threads(1)
+    # A ranking takes the interpreter's lock hundreds of times, once per operation: with the default
+    # of 5 ms it takes seven times as long while another thread decodes a new version, with this
+    # twice.
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         server = Server(options.data, Settings.load(options.settings))
     except FreshetError as error:

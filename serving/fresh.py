@@ -19,6 +19,7 @@ from serving.settings import ServingSettings
 
 log = logging.getLogger("serving.fresh")
 
+TOPIC = "actions"
 SWEEP_USERS = 512
 """Users looked at per block for histories whose time has come."""
 RETRY_SECONDS = 1.0
@@ -45,7 +46,7 @@ class HistoryFollower:
         self._metrics = metrics
         self._types = types
         # One user's events share a partition, so histories need no merge: nothing is waited for.
-        self._intake_settings = intake.model_copy(update={"topics": ("actions",), "idle_ms": 0})
+        self._intake_settings = intake.model_copy(update={"topics": (TOPIC,), "idle_ms": 0})
         self._poll_seconds = serving.history_poll_seconds
         self._records = serving.history_records
         self._woken = threading.Event()
@@ -83,15 +84,13 @@ class HistoryFollower:
 
     def _begin(self, manifest: Manifest | None) -> Intake | None:
         """The log from where the restored histories end; None when stopped before it was there."""
-        offsets = _offsets(manifest) if manifest else None
-        watermark_ms = manifest.watermark_ms if manifest else 0
         while not self._stopped:
             try:
-                return self._intake(offsets, watermark_ms)
+                return self._intake(manifest)
             except OffsetError as error:
                 # Another log than the one that was trained on: better its history than none.
                 log.error("the log does not go on where the version ends: %s", error)
-                offsets = None
+                manifest = None
             except StreamError as error:
                 self._complain(error)
         return None
@@ -102,7 +101,13 @@ class HistoryFollower:
         self.caught_up.set()
         self._woken.wait(RETRY_SECONDS)
 
-    def _intake(self, offsets: Offsets | None, watermark_ms: int) -> Intake:
+    def _intake(self, manifest: Manifest | None) -> Intake:
+        if manifest is None:
+            return Intake(self._stream, self._intake_settings, self._types)
+        trained, found = manifest.topic_ids.get(TOPIC), self._stream.topic_id(TOPIC)
+        if trained not in (None, found):
+            raise OffsetError(f"version {manifest.number} learned topic {trained}, here is {found}")
+        offsets, watermark_ms = _offsets(manifest), manifest.watermark_ms
         return Intake(self._stream, self._intake_settings, self._types, offsets, watermark_ms)
 
     def _restore(self) -> Manifest | None:

@@ -118,6 +118,8 @@ class Teacher:
         return watch
 
     def _observe(self, rows_N: Longs, at_ms_N: Longs, now_ms: int) -> None:
+        """Count the block's positives; what has no row has no popularity of its own."""
+        rows_N, at_ms_N = rows_N[rows_N > 0], at_ms_N[rows_N > 0]
         if len(rows_N):
             self.state.learner.observe(rows_N, now_ms)
             self.evaluation.observe(rows_N, at_ms_N)

@@ -47,11 +47,11 @@ def described(model: ModelSettings, types: ActionTypes, action_heads: bool) -> d
 def visible(history: Histories, window: int) -> tuple[Longs, int]:
     """Which of one user's events a row asking now sees, and the time before the first (or -1).
 
-    history: at least the last `window + 1` events of one user. The indices returned point into
-    its arrays.
+    history: the last `window + 1` events of one user or more; of fewer all are visible. The
+    indices returned point into its arrays.
     """
     held, count = len(history.item_T), int(history.count_B[0])
-    first = held - (count - window_start(count - 1, window)) if count else 0
+    first = max(0, held - (count - window_start(count - 1, window))) if count else 0
     before_ms = int(history.at_ms_T[first - 1]) if first > 0 else -1
     return np.arange(first, held), before_ms
 

@@ -361,9 +361,11 @@ def test_a_watermark_is_that_of_the_slowest_partition_and_never_goes_back(
     arrive(0, 30)
     arrive(1, 12)  # late
     arrive(1, 25)
-    arrive(1, 40, topic="impressions")
+    arrive(1, 22, topic="impressions")  # lists wait for actions, not the other way round
     arrive(1, 50)
-    assert watermarks == [10, 20, 20, 20, 20, 25, 25, 30]
+    arrive(1, 26)  # late: what was seen stays seen
+    arrive(0, 40)
+    assert watermarks == [10, 20, 20, 20, 20, 25, 25, 30, 30, 40]
 
 
 def test_one_event_of_2099_moves_nothing(stream_of: Streams) -> None:

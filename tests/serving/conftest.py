@@ -49,6 +49,7 @@ class Publisher:
         heads: bool = True,
         precision: str = "int8",
         offsets: dict[str, dict[str, int]] | None = None,
+        topic_ids: dict[str, str] | None = None,
         history: Segment | None = None,
         model: dict[str, object] | None = None,
     ) -> Manifest:
@@ -79,7 +80,7 @@ class Publisher:
                     watermark_ms=1_732_096_800_000,
                     block=number,
                     offsets=offsets or {},
-                    topic_ids={},
+                    topic_ids=topic_ids or {},
                 )
             )
 

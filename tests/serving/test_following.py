@@ -1,11 +1,16 @@
 """New versions come in without a lost request; damaged ones stay out and are named."""
 
 import threading
+import time
 
 import pytest
 
-from service.metrics import Readings
+from service.histories.local import HistorySettings, LocalHistories
+from service.metrics import Readings, ServingMetrics
 from service.model.ranker import described
+from service.versions import VersionDirectory
+from serving.engine import Engine, Tables
+from serving.follow import VersionFollower
 from tests.serving.conftest import MODEL
 
 
@@ -102,6 +107,30 @@ def test_a_version_whose_model_does_not_fit_is_refused(site, publish):
     refused(site, 3)
     assert refusals(site, "model") == 2
     assert site.client.rank("u1", ["i1"])["version"] == 1
+
+
+def test_a_directory_that_is_away_for_a_while_changes_nothing(publish):
+    class Away(VersionDirectory):
+        away = True
+
+        def numbers(self):
+            if self.away:
+                self.away = False
+                raise OSError("the network is down")
+            return super().numbers()
+
+    publish(1)
+    engine = Engine(Tables(LocalHistories(HistorySettings())), 8)
+    follower = VersionFollower(
+        Away(publish.data / "versions"), engine, ServingMetrics(), poll_seconds=0.01
+    )
+    engine.start()
+    follower.start()
+    while engine.served is None:
+        time.sleep(0.01)
+    follower.close()
+    engine.close()
+    assert engine.served.number == 1
 
 
 def test_no_request_is_lost_or_mixes_versions_while_versions_change(site, publish):

@@ -1,12 +1,15 @@
 """Rankings over HTTP: shapes, orders, odd users and items, and every wrong body."""
 
 import json
+import socket
 import threading
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from service.metrics import Readings
+from serving.engine import Served
 from serving.messages import RankAnswer
 
 
@@ -166,6 +169,21 @@ def test_a_body_over_the_limit_is_413_however_it_is_sent(publish, run_site):
         assert fits.status_code == 400
 
 
+def test_a_client_that_leaves_in_the_middle_of_a_body_harms_nobody(site):
+    with socket.create_connection((site.http.base_url.host, site.http.base_url.port)) as leaver:
+        leaver.sendall(
+            b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b'Content-Length: 100\r\n\r\n{"user": 1'
+        )
+
+    def noticed() -> bool:
+        counted = Readings(site.http.get("/metrics").text)
+        return counted.get("requests_total", route="/v1/rank", status="400") == 1
+
+    site.until(noticed)
+    assert site.client.rank("u1", ["i1"])["version"] == 1
+
+
 def test_requests_at_once_all_get_their_own_answer(site):
     answers = {}
 
@@ -180,6 +198,17 @@ def test_requests_at_once_all_get_their_own_answer(site):
     for number, answer in answers.items():
         assert (answer["request_id"], items(answer)) == (f"r{number}", [f"i{number}"])
     assert len(answers) == 16
+
+
+def test_a_fault_of_the_server_is_a_problem_document_too(site):
+    def break_it(tables) -> None:
+        tables.served = Served(None, tables.served.manifest)
+
+    site.server.engine.do(break_it)
+    response = site.http.post("/v1/rank", json={"user": 1, "items": [1]})
+    assert response.status_code == 500
+    assert response.json()["type"] == "urn:freshet:problem:internal"
+    assert "NoneType" not in response.text
 
 
 json_values = st.recursive(

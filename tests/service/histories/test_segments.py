@@ -127,8 +127,8 @@ def test_compaction_keeps_what_the_ring_holds_and_the_event_that_restarts() -> N
 
 
 def test_ids_that_the_ring_of_events_has_left_behind_still_tell_duplicates() -> None:
-    ids = [42, *[0] * 100]
-    whole = segment_of(events_of(1, [5] * 101, ids), list(range(101)))
+    ids = [0, 42, *[0] * 100]
+    whole = segment_of(events_of(1, [5] * 102, ids), list(range(102)))
     restored = restored_from([compacted(whole, 64)])
     assert restored.append(events_of(1, [5], [42]), 0).fresh_T.tolist() == [False]
 

@@ -1,6 +1,6 @@
 """Small models with every weight alive, and users with histories."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,15 @@ NetworkOf = Callable[..., Network]
 SnapshotOf = Callable[..., Snapshot]
 RankerOf = Callable[..., Ranker]
 HistoryOf = Callable[..., Histories]
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _one_thread() -> Iterator[None]:
+    """So small a model on two threads waits for itself."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -178,6 +178,14 @@ def test_what_is_visible_starts_where_the_window_does() -> None:
             assert before_ms == (10 * (start - 1) if start else -1)
 
 
+def test_of_a_history_that_holds_less_than_a_window_all_is_visible() -> None:
+    ordinal = np.arange(92, 100)
+    history = Histories(np.array([0, 8]), ordinal, ordinal, ordinal * 10, np.array([100]))
+    seen, before_ms = visible(history, WINDOW)
+    assert history.item_T[seen].tolist() == ordinal.tolist()
+    assert before_ms == -1
+
+
 def without(mapping: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in mapping.items() if key != name}
 
