@@ -30,11 +30,20 @@ def attention(
         asking = slice(row_ends[b], row_ends[b + 1])
         seen = slice(event_ends[b], event_ends[b + 1])
         position_T = torch.arange(event_ends[b + 1] - event_ends[b])
-        limit_R1 = rows.limit[asking, None]
-        distance_RT = (rows.position[asking, None] - position_T).clamp(min=0)
-        gap_RT = rows.at_ms[asking, None] - events.at_ms[seen]
+        bias_of = _first_if_alike(rows, asking)
+        limit_R1 = rows.limit[bias_of, None]
+        distance_RT = (rows.position[bias_of, None] - position_T).clamp(min=0)
+        gap_RT = rows.at_ms[bias_of, None] - events.at_ms[seen]
         bias_RT = distance_bias_P[distance_bucket(distance_RT)] + time_bias_S[time_bucket(gap_RT)]
         logits_HRT = alpha * torch.einsum("rhk,thk->hrt", q_RHK[asking], k_THK[seen]) + bias_RT
         weights_HRT = torch.where(position_T < limit_R1, silu(logits_HRT) / length, 0.0)
         out.append(torch.einsum("hrt,thv->rhv", weights_HRT, v_THV[seen]))
     return torch.cat(out) if out else v_THV.new_zeros((0, *v_THV.shape[1:]))
+
+
+def _first_if_alike(rows: "Rows", asking: slice) -> slice:
+    """The first row alone when all ask from one place at one time, as candidates of a request do:
+    its bias serves them all."""
+    columns = (rows.limit[asking], rows.position[asking], rows.at_ms[asking])
+    alike = all(bool((column == column[:1]).all()) for column in columns)
+    return slice(asking.start, asking.start + 1) if alike else asking
