@@ -47,7 +47,7 @@ def _train(options: argparse.Namespace, stop: threading.Event) -> None:
     with closing(LocalStream(data / "stream", stream_settings)) as stream:
         versions = VersionDirectory(data / "versions")
         trainer = build(settings, stream, versions, data / "skipped")
-        torch.set_num_threads(trainer.settings.threads)
+        torch.set_num_threads(1)  # the learner deals batches to threads of its own
         gc.freeze()  # what is here stays: collections need not walk through it again
         if options.metrics_port:
             _serve_metrics(options.metrics_port, trainer.metrics)

@@ -8,6 +8,7 @@ Shapes: T new events of a block, B examples, E packed history events, Q query ro
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -76,11 +77,16 @@ class _Packed:
     event_Q: Longs
 
 
+PART_ROWS = 512
+"""Model rows from which a second thread is worth waking."""
+
+
 def batches(
     context: Histories, user_of_T: Longs, accepted: Accepted, positive_T: Longs, window: int,
-    row_budget: int,
-) -> Iterator[Batch]:  # fmt: skip
-    """Cut the block's examples into batches of at most `row_budget` rows (one example at least).
+    row_budget: int, threads: int = 1,
+) -> Iterator[list[Batch]]:  # fmt: skip
+    """Cut the block's examples into batches of at most `row_budget` rows (one example at least),
+    each in up to `threads` parts of about equal work.
 
     context: what each of the block's users had before the block, users numbered 0 .. U-1 in order
     of first appearance; user_of_T: that number for each accepted event; positive_T: 1 where the
@@ -89,7 +95,16 @@ def batches(
     packed = _pack(context, user_of_T, accepted, positive_T, window)
     rows_B = np.diff(packed.event_ends) + np.diff(packed.query_ends)
     for first, last in _cuts(rows_B, row_budget):
-        yield _batch(packed, accepted, first, last)
+        cuts = _shares(rows_B[first:last], threads)
+        yield [_batch(packed, accepted, first + a, first + b) for a, b in pairwise(cuts)]
+
+
+def _shares(rows_B: Longs, threads: int) -> list[int]:
+    """Where to cut examples into at most `threads` runs of about equal rows, ends included."""
+    ends_B = np.cumsum(rows_B)
+    shares = int(np.clip(ends_B[-1] // PART_ROWS, 1, threads))
+    inner = np.searchsorted(ends_B, ends_B[-1] * np.arange(1, shares) / shares)
+    return sorted({0, *inner.tolist(), len(rows_B)})
 
 
 def target_batch(
@@ -141,6 +156,8 @@ def _target(
     first, last = start - (count - held), saw - (count - held)
     if first < 0 or last > held:
         return None
+    if last > first and history.at_ms_T[first] > entry.at_ms:
+        return None  # the history was restarted since: these are not the events it saw
     before_ms_E = np.full(last - first, -1, np.int64)
     before_ms_E[max(0, 1 - first) :] = history.at_ms_T[max(first - 1, 0) : max(last - 1, 0)]
     seen = slice(first, last)

@@ -4,7 +4,11 @@ Shapes: E visible events, Q query rows, S distinct items of the shared set, U di
 step, D width, R target rows.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +37,32 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class _Prepared:
+    """One batch, ready to be differentiated part by part."""
+
+    parts: list[Batch]
+    item_E: list[Longs]
+    truth_Q: list[Longs]
+    rows_S: Longs
+    rows_U: Longs
+    now_ms: int
+    vectors_UD: Tensor
+    times_S: Tensor
+    """How often each item is in the shared set."""
+    log_expected_S: Tensor
+
+
+@dataclass(frozen=True)
+class _Result:
+    """One part's share of the loss and of the gradients."""
+
+    loss: float
+    scored: Scored
+    rows_grad: Tensor
+    grads: tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True)
 class Step:
     """The outcome of one step: its mean loss, or why it was skipped."""
 
@@ -50,6 +80,8 @@ class Learner:
         self.network, self.items, self.settings = network, items, settings
         self.popularity = Popularity(network.settings.priors)
         self.pool = NegativePool(settings.pool_window)
+        self._dense = list(network.parameters())
+        self._threads = ThreadPoolExecutor(thread_name_prefix="learner")
         prior = [network.prior, network.seen]
         dense = [p for name, p in network.named_parameters() if name not in ("prior", "seen")]
         self.optimizer = torch.optim.Adam(
@@ -61,32 +93,62 @@ class Learner:
         )
 
     def learn(
-        self, batch: Batch, seed: tuple[int, ...], now_ms: int, watch: Watch | None = None
+        self, parts: list[Batch], seed: tuple[int, ...], now_ms: int, watch: Watch | None = None
     ) -> Step:
-        """Train on the batch's next items. A non-finite loss or gradient changes nothing.
+        """Train on the next items of one batch, its parts side by side on threads.
 
-        `watch` is told what the model thought of the batch before anything moves.
+        A non-finite loss or gradient changes nothing. `watch` is told what the model thought of
+        each part before anything moves.
         """
-        item_E = self.items.lookup(batch.seen.item_E).numpy()
-        truth_Q = self.items.lookup(batch.truth_Q).numpy()
-        shared = np.concatenate([truth_Q, self.pool.draw(self.settings.pool_draws, seed)])
-        rows_S, times_S = np.unique(shared, return_counts=True)
-        rows_U, place = np.unique(np.concatenate([item_E, rows_S]), return_inverse=True)
-        vectors_UD = self.items.gather(torch.from_numpy(rows_U)).requires_grad_()
-        place_E, place_S = torch.from_numpy(place).split([len(item_E), len(rows_S)])
-
-        encoded = self.network.encode(batch.seen.window(place_E), vectors_UD)
-        users_QD = self.network.users(encoded, batch.queries)
-        scored = Scored(batch, item_E, users_QD)
-        logits_QS = self._logits(
-            scored, np.arange(len(truth_Q)), vectors_UD.index_select(0, place_S), rows_S, now_ms
-        )
+        batch = self._prepared(parts, seed, now_ms)
+        results = self._side_by_side(self._differentiate, batch, range(len(parts)))
         if watch:
-            watch(Scored(batch, item_E, users_QD.detach()))
-        corrected_QS = logits_QS - self.pool.log_expected(rows_S, len(shared))
-        column_Q = torch.from_numpy(np.searchsorted(rows_S, truth_Q))
-        loss = next_item_loss(corrected_QS, column_Q, torch.from_numpy(times_S).float()).mean()
-        return Step(float(loss.detach()), self._descend(loss, rows_U, vectors_UD))
+            for result in results:
+                watch(result.scored)
+        loss = math.fsum(result.loss for result in results)
+        grads = [_sum([result.grads[i] for result in results]) for i in range(len(self._dense))]
+        rows_grad = _sum([result.rows_grad for result in results])
+        assert rows_grad is not None
+        return Step(loss, self._descend(loss, grads, batch.rows_U, rows_grad))
+
+    def _prepared(self, parts: list[Batch], seed: tuple[int, ...], now_ms: int) -> _Prepared:
+        """What all parts share: the set of positives and negatives, and the rows of the step."""
+        item_E = [self.items.lookup(part.seen.item_E).numpy() for part in parts]
+        truth_Q = [self.items.lookup(part.truth_Q).numpy() for part in parts]
+        shared = np.concatenate([*truth_Q, self.pool.draw(self.settings.pool_draws, seed)])
+        rows_S, times_S = np.unique(shared, return_counts=True)
+        rows_U = np.unique(np.concatenate([*item_E, rows_S]))
+        return _Prepared(
+            parts, item_E, truth_Q, rows_S, rows_U, now_ms,
+            vectors_UD=self.items.gather(torch.from_numpy(rows_U)),
+            times_S=torch.from_numpy(times_S).float(),
+            log_expected_S=self.pool.log_expected(rows_S, len(shared)),
+        )  # fmt: skip
+
+    def _differentiate(self, batch: _Prepared, number: int) -> _Result:
+        """Loss and gradients of one part; the loss is its share of the batch's mean."""
+        part, item_E, truth_Q = batch.parts[number], batch.item_E[number], batch.truth_Q[number]
+        vectors_UD = batch.vectors_UD.detach().requires_grad_()
+        place_E = torch.from_numpy(np.searchsorted(batch.rows_U, item_E))
+        place_S = torch.from_numpy(np.searchsorted(batch.rows_U, batch.rows_S))
+        encoded = self.network.encode(part.seen.window(place_E), vectors_UD)
+        scored = Scored(part, item_E, self.network.users(encoded, part.queries))
+        vectors_SD = vectors_UD.index_select(0, place_S)
+        asked_Q = np.arange(len(truth_Q))
+        logits_QS = self._logits(scored, asked_Q, vectors_SD, batch.rows_S, batch.now_ms)
+        column_Q = torch.from_numpy(np.searchsorted(batch.rows_S, truth_Q))
+        loss_Q = next_item_loss(logits_QS - batch.log_expected_S, column_Q, batch.times_S)
+        loss = loss_Q.sum() / sum(map(len, batch.truth_Q))
+        grads = torch.autograd.grad(loss, [vectors_UD, *self._dense], allow_unused=True)
+        scored = Scored(part, item_E, scored.users_QD.detach())
+        return _Result(float(loss.detach()), scored, grads[0], grads[1:])
+
+    def _side_by_side(
+        self, work: Callable[[_Prepared, int], _Result], batch: _Prepared, numbers: range
+    ) -> list[_Result]:
+        """The work on every part, the first on this thread. torch lets go of the GIL."""
+        others = [self._threads.submit(work, batch, number) for number in numbers[1:]]
+        return [work(batch, numbers[0]), *(other.result() for other in others)]
 
     @torch.no_grad()
     def scores(self, scored: Scored, asked_N: Longs, rows_S: Longs, now_ms: int) -> Tensor:
@@ -118,7 +180,9 @@ class Learner:
         encoded = self.network.encode(batch.seen.window(place_E), vectors_UD)
         logits_RA = self.network.action_logits(encoded, place_R, vectors_UD, batch.targets)
         loss = self.settings.action_weight * action_loss(logits_RA, batch.label_RA)
-        return Step(float(loss.detach()), self._descend(loss, rows_U, vectors_UD))
+        rows_grad, *grads = torch.autograd.grad(loss, [vectors_UD, *self._dense], allow_unused=True)
+        value = float(loss.detach())
+        return Step(value, self._descend(value, grads, rows_U, rows_grad))
 
     def observe(self, rows_N: Longs, now_ms: int) -> None:
         """Count the block's positives: only after it was scored and learned."""
@@ -135,18 +199,21 @@ class Learner:
         with torch.no_grad():
             return self.network.item_prior(self.popularity.counts(rows_N, now_ms))
 
-    def _descend(self, loss: Tensor, rows_U: Longs, vectors_UD: Tensor) -> bool:
+    def _descend(
+        self, loss: float, grads: Sequence[Tensor | None], rows_U: Longs, rows_grad: Tensor
+    ) -> bool:
         """One step of every optimizer, unless anything is not finite: then nothing moves."""
-        self.optimizer.zero_grad(set_to_none=True)
-        if not torch.isfinite(loss):
+        norm = torch.nn.utils.get_total_norm([rows_grad, *(g for g in grads if g is not None)])
+        if not math.isfinite(loss) or not torch.isfinite(norm):
             return False
-        loss.backward()
-        grads = [p.grad for p in self.network.parameters() if p.grad is not None]
-        rows_grad = vectors_UD.grad
-        assert rows_grad is not None
-        norm = torch.nn.utils.get_total_norm([*grads, rows_grad])
-        if not torch.isfinite(norm):
-            return False
+        for parameter, grad in zip(self._dense, grads, strict=True):
+            parameter.grad = grad
         self.optimizer.step()
         self.items.update(torch.from_numpy(rows_U), rows_grad)
         return True
+
+
+def _sum(grads: Sequence[Tensor | None]) -> Tensor | None:
+    """Their sum in order; None where no part has a gradient."""
+    present = [grad for grad in grads if grad is not None]
+    return sum(present[1:], present[0]) if present else None

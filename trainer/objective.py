@@ -17,8 +17,8 @@ def next_item_loss(logits_QS: Tensor, truth_Q: Tensor, occurrences_S: Tensor) ->
     """Loss [Q] of each row: minus the log probability of its true item.
 
     logits_QS are corrected by -log q; truth_Q is the column of each row's true item;
-    occurrences_S how often each item is in the set. The true item counts once, as the positive:
-    its other occurrences are no negatives.
+    occurrences_S how often each item is in the set. The true item counts once, as the positive: its
+    other occurrences are no negatives.
     """
     weighted_QS = logits_QS + occurrences_S.log()
     positive_Q1 = logits_QS.gather(1, truth_Q[:, None])

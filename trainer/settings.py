@@ -10,7 +10,7 @@ class TrainerSettings(Section):
     but versions are tied to none: each may change from one start to the next."""
 
     seed: int = Field(0, ge=0)
-    block_records: int = Field(256, ge=1, le=1_000_000, description="records in a full block")
+    block_records: int = Field(512, ge=1, le=1_000_000, description="records in a full block")
     block_ms: int = Field(500, ge=1, description="live: a block is cut after this long")
     row_budget: int = Field(16_384, ge=64, description="model rows in a batch")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="Adam's, dense weights")
@@ -27,5 +27,5 @@ class TrainerSettings(Section):
         "wall", pattern="^(wall|event)$", description="which seconds: a replay counts event time"
     )
     keep_versions: int = Field(5, ge=2)
-    evaluate_rows: int = Field(16, ge=0, description="rows per block scored before learning")
-    threads: int = Field(1, ge=1, le=64, description="torch threads")
+    evaluate_rows: int = Field(64, ge=0, description="events of every fourth block scored first")
+    threads: int = Field(1, ge=1, le=64, description="threads that share a batch")

@@ -24,6 +24,10 @@ UNKNOWN_ITEM = RESERVED_KEY + 1
 """Key, never given a row, of events whose item's hash belongs to another item."""
 
 
+EVALUATE_EVERY = 4
+"""Blocks of which one is scored for the hit rates."""
+
+
 @dataclass(frozen=True)
 class Scoring:
     """What an observer is told of a batch before it is learned."""
@@ -81,14 +85,14 @@ class Teacher:
         positive_T = self._positive[events.action_T] & (events.item_T != UNKNOWN_ITEM)
         made = batches(
             context, number_T[accepted.fresh_T], accepted, positive_T, window,
-            self.settings.row_budget,
+            self.settings.row_budget, self.settings.threads,
         )  # fmt: skip
         now_ms = int(events.at_ms_T.max(initial=0))
-        for number, batch in enumerate(made):
+        for number, parts in enumerate(made):
             seed = (self.settings.seed, state.block, number)
             watch = self._watch(accepted, rows_T, now_ms)
-            step = state.learner.learn(batch, seed, now_ms, watch)
-            self._note(step, "positives", len(batch.truth_Q), batch, number)
+            step = state.learner.learn(parts, seed, now_ms, watch)
+            self._note(step, "positives", sum(len(p.truth_Q) for p in parts), parts, number)
         self._observe(rows_T[positive_T], events.at_ms_T[positive_T], now_ms)
         state.counters["context_only"] += int((~positive_T).sum())
         self.metrics.actions_total.labels("unlearned").inc(int((~positive_T).sum()))
@@ -111,7 +115,8 @@ class Teacher:
     def _watch(self, accepted: Accepted, rows_T: Longs, now_ms: int) -> Callable[[Scored], None]:
         def watch(scored: Scored) -> None:
             truth_Q = rows_T[scored.batch.event_Q.numpy()]
-            self.evaluation.score(scored, truth_Q, now_ms)
+            if self.state.block % EVALUATE_EVERY == 0:
+                self.evaluation.score(scored, truth_Q, now_ms)
             for observer in self.observers:
                 observer(Scoring(scored, accepted, truth_Q, now_ms))
 
@@ -153,7 +158,7 @@ class Teacher:
         self.segments.append(accepted.events, accepted.ordinal_T, np.concatenate([gone, swept]))
 
     def _note(
-        self, step: Step, kind: str, terms: int, batch: Batch | TargetBatch, number: int
+        self, step: Step, kind: str, terms: int, batch: list[Batch] | TargetBatch, number: int
     ) -> None:
         outcome = "trained" if step.trained else "skipped"
         self.state.counters[f"{kind}_{outcome}"] += terms

@@ -1,14 +1,10 @@
 """The packed loop: no padding, no memory beyond one row's logits, both passes in numba.
 
 A row touches only the events it sees, so a batch of short histories costs what its pairs cost.
-Users are dealt to torch's number of threads; every row is computed in a fixed order by one of them:
-results are bit-identical from run to run with the same number of threads.
+Every row is computed in a fixed order by one thread: results are bit-identical from run to run.
 """
 
 import math
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,9 +19,6 @@ if TYPE_CHECKING:
 
 # Sums over a head's columns may be reassociated (SIMD); the order is fixed by the compiled code.
 FAST = {"reassoc", "contract", "nsz"}
-
-PARALLEL_PAIRS = 4_096
-"""Pairs of a row and an event from which a second thread is worth waking."""
 
 
 def attention(
@@ -57,61 +50,20 @@ class _Attention(torch.autograd.Function):
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         out = torch.empty((q.shape[0], q.shape[1], v.shape[2]))
         ctx.save_for_backward(q, k, v, distance_bias, time_bias)
-        ctx.parts = _parts(layout)
-        ctx.constants = np.float32(1 / length), np.float32(alpha)
+        ctx.rest = *layout, np.float32(1 / length), np.float32(alpha)
         inputs = [t.detach().numpy() for t in (q, k, v, distance_bias, time_bias)]
-        _run(_forward, [(*inputs, *part, *ctx.constants, out.numpy()) for part in ctx.parts])
+        arguments: list[Any] = [*inputs, *ctx.rest, out.numpy()]
+        _forward(*arguments)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> Any:
-        saved = ctx.saved_tensors
-        inputs = [t.detach().numpy() for t in saved]
-        grads = [torch.zeros_like(t) for t in saved]
-        biases = [[torch.zeros_like(t) for t in saved[3:]] for _ in ctx.parts]
-        outputs = [grad_out.contiguous().numpy(), *(g.numpy() for g in grads[:3])]
-        calls = [
-            (*inputs, *part, *ctx.constants, *outputs, *(b.numpy() for b in bias))
-            for part, bias in zip(ctx.parts, biases, strict=True)
-        ]
-        _run(_backward, calls)
-        for bias in biases:
-            grads[3] += bias[0]
-            grads[4] += bias[1]
+        inputs = [t.detach().numpy() for t in ctx.saved_tensors]
+        grads = [torch.zeros_like(t) for t in ctx.saved_tensors]
+        outputs = [grad_out.contiguous().numpy(), *(g.numpy() for g in grads)]
+        arguments: list[Any] = [*inputs, *ctx.rest, *outputs]
+        _backward(*arguments)
         return *grads, None, None, None
-
-
-def _parts(layout: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-    """The layout cut between users into one part of about equal work per torch thread.
-
-    A user's rows stay in one part, so no two threads write the same place; the biases' gradients
-    are summed in the order of the parts. The cut depends on the layout and the thread count alone.
-    """
-    row_ends, position, limit, at_ms, event_ends, event_at_ms = layout
-    pairs_R = np.cumsum(limit)
-    threads = torch.get_num_threads()
-    if threads == 1 or not len(pairs_R) or pairs_R[-1] < PARALLEL_PAIRS:
-        return [layout]
-    row_cuts = np.searchsorted(pairs_R, pairs_R[-1] * np.arange(1, threads) // threads)
-    cuts = [0, *np.searchsorted(row_ends, row_cuts).tolist(), len(row_ends) - 1]
-    return [
-        (row_ends[a : b + 1], position, limit, at_ms, event_ends[a : b + 1], event_at_ms)
-        for a, b in pairwise(cuts)
-        if b > a
-    ]
-
-
-def _run(kernel: Any, calls: list[tuple[Any, ...]]) -> None:
-    """The first call on this thread, the others on threads of our own (the kernels hold no GIL)."""
-    waiting = [_pool().submit(kernel, *call) for call in calls[1:]]
-    kernel(*calls[0])
-    for one in waiting:
-        one.result()
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(thread_name_prefix="attention")
 
 
 @njit(cache=True, nogil=True, inline="always")

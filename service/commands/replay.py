@@ -1,6 +1,7 @@
 """`freshet replay`: a file of past actions becomes the stream, and the trainer learns from it."""
 
 import math
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from service.settings import Settings
 from service.streams.local import LocalStream, LocalStreamSettings
 
 TOPIC = "actions"
+CORES = len(os.sched_getaffinity(0))
 BATCH = 10_000
 LOOK_SECONDS = 0.5
 DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
@@ -50,7 +52,11 @@ def replay_settings(base: Path | None, types: list[str], publish_every: str) -> 
         "stream": {"partitions": 1},
         "actions": {"types": {name: {"positive": True, "weight": 1.0} for name in types}},
         "intake": {"topics": ["actions"]},  # nothing to wait for: a file holds no impressions
-        "trainer": {"publish_clock": "event", "publish_seconds": seconds_of(publish_every)},
+        "trainer": {
+            "publish_clock": "event",
+            "publish_seconds": seconds_of(publish_every),
+            "threads": CORES,
+        },
     }
     return overlay(implied, Settings.load(base).to_dict())
 

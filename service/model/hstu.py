@@ -10,6 +10,7 @@ V value width.
 """
 
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import cast
 
 import torch
@@ -58,6 +59,10 @@ def window_start(last_visible: int, window: int) -> int:
     return max(0, -((window - last_visible - 1) // quarter) * quarter)
 
 
+U, Q, K, V = range(4)
+"""Parts of a layer's projection, in the order of its rows."""
+
+
 @dataclass(frozen=True)
 class KeysValues:
     """One layer's keys [T, H, K] and values [T, H, V] of the history."""
@@ -73,8 +78,9 @@ class Layer(nn.Module):
         super().__init__()
         s = settings
         self.settings = s
-        self.split = [s.heads * w for w in (s.v_width, s.qk_width, s.qk_width, s.v_width)]
-        self.project = nn.Linear(s.dim, sum(self.split))
+        ends = list(accumulate(s.heads * w for w in (s.v_width, s.qk_width, s.qk_width, s.v_width)))
+        self._rows = [slice(a, b) for a, b in pairwise([0, *ends])]
+        self.project = nn.Linear(s.dim, ends[-1])
         self.output = nn.Linear(s.heads * s.v_width, s.dim)
         self.distance_bias = nn.Parameter(torch.zeros(DISTANCE_BUCKETS))
         self.time_bias = nn.Parameter(torch.zeros(TIME_BUCKETS))
@@ -82,21 +88,18 @@ class Layer(nn.Module):
 
     def keys_values(self, x_TD: Tensor) -> KeysValues:
         """Only what others can see of the history rows: all that the last layer needs of them."""
-        first = self.split[0] + self.split[1]
-        kv = silu(linear(self._norm(x_TD), self.project.weight[first:], self.project.bias[first:]))
-        return self._keys_values(*kv.split(self.split[2:], dim=1))
+        k, v = self._projected(x_TD, K, V)
+        return KeysValues(self._heads(k), self._heads(v))
 
     def history(self, x_TD: Tensor, rows: Rows, events: Events) -> tuple[Tensor, KeysValues]:
         """Next layer's history rows, and this layer's keys and values."""
-        u, q, k, v = silu(self.project(self._norm(x_TD))).split(self.split, dim=1)
-        seen = self._keys_values(k, v)
+        u, q, k, v = self._projected(x_TD, U, Q, K, V)
+        seen = KeysValues(self._heads(k), self._heads(v))
         return x_TD + self._mix(u, self._attend(q, seen, rows, events)), seen
 
     def ask(self, x_RD: Tensor, rows: Rows, events: Events, seen: KeysValues) -> Tensor:
         """Query rows: they see the history below their limit and nothing else."""
-        last = self.split[0] + self.split[1]
-        uq = silu(linear(self._norm(x_RD), self.project.weight[:last], self.project.bias[:last]))
-        u, q = uq.split(self.split[:2], dim=1)
+        u, q = self._projected(x_RD, U, Q)
         return x_RD + self._mix(u, self._attend(q, seen, rows, events))
 
     def target(self, x_RD: Tensor, rows: Rows, events: Events, seen: KeysValues) -> Tensor:
@@ -104,11 +107,18 @@ class Layer(nn.Module):
 
         SiLU attention is a plain sum, so the self term is added outside the kernel.
         """
-        u, q, k, v = silu(self.project(self._norm(x_RD))).split(self.split, dim=1)
-        own = self._keys_values(k, v)
-        logit_RH = (self._heads(q) * own.k).sum(-1) * self.settings.alpha + self.self_bias
-        own_RHV = (silu(logit_RH) / self.settings.window).unsqueeze(-1) * own.v
+        u, q, k, v = self._projected(x_RD, U, Q, K, V)
+        logit_RH = (self._heads(q) * self._heads(k)).sum(-1) * self.settings.alpha + self.self_bias
+        own_RHV = (silu(logit_RH) / self.settings.window).unsqueeze(-1) * self._heads(v)
         return x_RD + self._mix(u, self._attend(q, seen, rows, events) + own_RHV)
+
+    def _projected(self, x: Tensor, *parts: int) -> list[Tensor]:
+        """The parts asked for, each a matrix of its own: nothing is split, copied or joined."""
+        normed = self._norm(x)
+        return [
+            silu(linear(normed, self.project.weight[rows], self.project.bias[rows]))
+            for rows in (self._rows[part] for part in parts)
+        ]
 
     def _attend(self, q: Tensor, seen: KeysValues, rows: Rows, events: Events) -> Tensor:
         s = self.settings
@@ -123,9 +133,6 @@ class Layer(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         split: Tensor = x.unflatten(1, (self.settings.heads, -1))
         return split
-
-    def _keys_values(self, k: Tensor, v: Tensor) -> KeysValues:
-        return KeysValues(self._heads(k), self._heads(v))
 
     @staticmethod
     def _norm(x: Tensor) -> Tensor:

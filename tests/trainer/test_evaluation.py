@@ -8,7 +8,7 @@ import torch
 
 from tests.trainer.workshop import Workshop, settings, told
 from trainer.evaluation import ACTIVE_MS, Evaluation
-from trainer.teaching import Scoring
+from trainer.teaching import EVALUATE_EVERY, Scoring
 
 
 class Ranked:
@@ -98,7 +98,7 @@ def test_hit_rates_of_a_real_stream_are_those_of_a_naive_ranking(workshop: Works
             learned.clear()
         learned.append(scoring)
         rows = sorted(r for r, ms in last_ms.items() if ms > scoring.now_ms - ACTIVE_MS)
-        if rows:
+        if rows and trainer.teacher.state.block % EVALUATE_EVERY == 0:
             asked = np.arange(len(scoring.truth_Q))
             scores_QA = learner.scores(scoring.scored, asked, np.array(rows), scoring.now_ms)
             for truth, scores_A in zip(scoring.truth_Q.tolist(), scores_QA.tolist(), strict=True):
@@ -110,5 +110,5 @@ def test_hit_rates_of_a_real_stream_are_those_of_a_naive_ranking(workshop: Works
         learner = trainer.teacher.state.learner
         trainer.teacher.observers.append(rank)
         trainer.run(threading.Event(), lambda: True)
-    assert len(hits) > 200
+    assert len(hits) > 50
     assert trainer.teacher.evaluation.hit_rates()["online"] == pytest.approx(np.mean(hits))

@@ -64,7 +64,8 @@ def cut(
     context = histories.read(np.array(users, np.int64), window + 1)
     accepted = histories.append(events, watermark_ms=0)
     user_of_T = np.array([number[user] for user in events.user_T.tolist()], np.int64)
-    return list(batches(context, user_of_T, accepted, positive_T, window, budget))
+    steps = batches(context, user_of_T, accepted, positive_T, window, budget)
+    return [part for parts in steps for part in parts]
 
 
 def rows_of(batch: Batch) -> list[tuple[int, int, list[Event], list[int], int, int]]:

@@ -11,6 +11,7 @@ from trainer.build import Plan
 from trainer.examples import Batch, TargetBatch, batches, target_batch
 from trainer.joiner import Open
 from trainer.learner import Scored
+from trainer.settings import TrainerSettings
 from trainer.state import State
 
 ITEMS = range(1, 7)
@@ -31,11 +32,11 @@ def events() -> Events:
     return Events(at % 3 + 1, at % 6 + 1, zeros, START_MS + at * 1000, zeros)
 
 
-def batch() -> Batch:
+def batch(threads: int = 1) -> list[Batch]:
     new, histories = events(), LocalHistories(HistorySettings(capacity=64))
     context = histories.read(np.array([1, 2, 3]), 17)
     accepted = histories.append(new, START_MS)
-    (made,) = batches(context, new.user_T - 1, accepted, np.ones(12, np.bool_), 16, 1000)
+    (made,) = batches(context, new.user_T - 1, accepted, np.ones(12, np.bool_), 16, 1000, threads)
     return made
 
 
@@ -156,6 +157,24 @@ def test_scores_are_those_that_the_loss_was_made_of() -> None:
 
     state.learner.learn(batch(), (0,), START_MS, watch)
     assert heard[0].shape == (12, 3)
+
+
+def test_threads_share_a_batch_and_learn_what_one_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.examples.PART_ROWS", 4)
+    assert [len(batch(threads)) for threads in (1, 2, 9)] == [1, 2, 3]
+    states = [fresh() for _ in range(3)]
+    losses = [
+        state.learner.learn(batch(threads), (0,), START_MS).loss
+        for state, threads in zip(states, (1, 9, 9), strict=True)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert bits(states[1]) == bits(states[2])
+    pairs = zip(*(state.learner.network.parameters() for state in states[:2]), strict=True)
+    for one, three in pairs:
+        # Adam divides by the gradient's size: where that is rounding noise, so is the step.
+        torch.testing.assert_close(one, three, atol=2 * TrainerSettings().learning_rate, rtol=0)
+    vectors = [state.items.vectors_RD for state in states[:2]]
+    torch.testing.assert_close(*vectors, atol=1e-5, rtol=1e-4)
 
 
 def test_a_freed_row_is_forgotten_by_counts_and_pool() -> None:
