@@ -9,6 +9,7 @@ Shapes: T events of the stream, B sampled events of a block, C candidates, R row
 """
 
 import math
+import os
 import sys
 import tempfile
 import threading
@@ -16,9 +17,11 @@ import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
 from numba import njit
 from rich.progress import Progress
@@ -30,7 +33,7 @@ from service.histories.local import Histories
 from service.model.ranker import Ranker, described
 from service.settings import Settings
 from service.streams import LocalStream
-from service.versions import VersionDirectory
+from service.versions import Snapshot, VersionDirectory
 from trainer.build import build
 from trainer.loop import Trainer
 from trainer.publish import EXACT, snapshot_of
@@ -42,12 +45,22 @@ METHODS = ("online", *REFRESH_SECONDS, FROZEN)
 ACTION = "click"
 APPEND = 10_000
 
-SETTINGS = {
+Floats = npt.NDArray[np.float32]
+Sections = dict[str, Any]
+
+SETTINGS: Sections = {
     "actions": {"types": {ACTION: {}}},
     "intake": {"topics": ["actions"], "max_late_seconds": 1e9},
-    "model": {"window": 64},
+    "model": {"window": 52},
     "histories": {"capacity": 128, "ttl_seconds": None},
-    "trainer": {"publish_clock": "event", "publish_seconds": 3_600, "evaluate_rows": 0},
+    "trainer": {
+        "publish_clock": "event",
+        "publish_seconds": 3_600,
+        "evaluate_rows": 0,
+        "threads": len(os.sched_getaffinity(0)),
+        # One batch per block: all of it is scored before any of it is learned.
+        "row_budget": 1_000_000,
+    },
 }
 
 
@@ -72,7 +85,7 @@ class Outcome:
 
 
 def run_model(
-    events: Events, evaluation: Evaluation, methods: list[str], settings: dict[str, object]
+    events: Events, evaluation: Evaluation, methods: list[str], settings: Sections
 ) -> Outcome:
     """Let the product learn the stream and answer the evaluation's questions, `methods` of METHODS.
 
@@ -95,7 +108,7 @@ def run_model(
         if trained != len(events):
             raise AssertionError(f"{trained} of {len(events)} events were trained")
         numbers = versions.numbers()
-        Ranker(_read(versions, numbers[-1])).warm()
+        Ranker(Snapshot.read(versions, numbers[-1])).warm()
         return Outcome(len(events) / seconds, cpu / len(events), numbers[-1], merged)
 
 
@@ -106,7 +119,6 @@ class _Watcher:
         self, trainer: Trainer, events: Events, evaluation: Evaluation, methods: list[str]
     ) -> None:
         self._trainer, self._events, self._evaluation = trainer, events, evaluation
-        self._online = "online" in methods
         first_ms = int(events.at_ms_T[0])
         self._served = [
             Served(name, first_ms + every * 1000, every * 1000)
@@ -117,7 +129,8 @@ class _Watcher:
             half_ms = int(events.at_ms_T[len(events) // 2])
             self._served.append(Served(FROZEN, half_ms, math.inf))
         self._ordinal_T = _ordinals(events.previous_T)
-        self._first, self._questions = -1, None
+        self._first = -1
+        self._questions: Questions | None = None
         self._scores = np.zeros((0, 0), np.float32)
         self.seconds = self.cpu_seconds = 0.0
         self.task: tuple[Progress, object] | None = None
@@ -130,7 +143,7 @@ class _Watcher:
             self._open(first, len(scoring.accepted.events), scoring.now_ms)
         questions = self._questions
         assert questions is not None
-        if self._online and len(questions):
+        if len(questions):
             self._answer_online(questions, scoring)
         self.seconds += time.perf_counter() - began
         self.cpu_seconds += time.process_time() - cpu
@@ -149,7 +162,9 @@ class _Watcher:
                 passed = (now_ms - served.next_ms) // served.every_ms
                 served.next_ms += served.every_ms * (1 + passed)
         for served in self._served if len(questions) else ():
-            self._evaluation.record(served.method, questions, self._answer(served, questions))
+            if served.ranker is not None:
+                answer = self._answer(served.ranker, questions)
+                self._evaluation.record(served.method, questions, answer)
         if self.task:
             progress, task = self.task
             progress.update(task, completed=first)
@@ -180,16 +195,18 @@ class _Watcher:
             self._waiting -= len(asked_N)
         if not self._waiting:
             self._evaluation.record("online", questions, self._scores)
+            # Before its first version a method is the online one: "frozen" is, until half.
+            for served in self._served:
+                if served.ranker is None:
+                    self._evaluation.record(served.method, questions, self._scores)
 
-    def _answer(self, served: Served, questions: Questions) -> np.ndarray:  # type: ignore[type-arg]
-        if served.ranker is None:
-            return np.zeros((len(questions), len(questions.candidates_C)), np.float32)
-        rows_C = served.ranker.rows(questions.candidates_C)
+    def _answer(self, ranker: Ranker, questions: Questions) -> Floats:
+        rows_C = ranker.rows(questions.candidates_C)
         answers = [
-            served.ranker.next_items(self._history(event), int(self._events.at_ms_T[event]))[rows_C]
+            ranker.next_items(self._history(event), int(self._events.at_ms_T[event]))[rows_C]
             for event in questions.events_B
         ]
-        scores: np.ndarray = torch.stack(answers).numpy()  # type: ignore[type-arg]
+        scores: Floats = torch.stack(answers).numpy()
         return scores
 
     def _history(self, event: int) -> Histories:
@@ -215,13 +232,7 @@ def _append(stream: LocalStream, events: Events) -> None:
         stream.append("actions", 0, payloads, events.at_ms_T[part].tolist())
 
 
-def _read(versions: VersionDirectory, number: int):  # type: ignore[no-untyped-def]
-    from service.versions import Snapshot
-
-    return Snapshot.read(versions, number)
-
-
-def _merged(below: dict, above: dict) -> dict:  # type: ignore[type-arg]
+def _merged(below: Sections, above: Sections) -> Sections:
     merged = dict(below)
     for name, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(name), dict)

@@ -104,15 +104,23 @@ def progress(text: str) -> None:
 
 
 def _table(figures: Sequence[Figure]) -> Table:
-    table = Table()
+    """One row per figure; settings that all of them share stand once, below."""
+    shared = dict(figures[0].settings) if figures else {}
+    for figure in figures:
+        shared = {key: value for key, value in shared.items() if figure.settings.get(key) == value}
+    table = Table(caption=_words(shared), caption_justify="left")
     for heading in Figure.__struct_fields__:
         numeric = heading in ("value", "low", "high", "runs")
         table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
     for figure in figures:
         value, low, high = map(_number, (figure.value, figure.low, figure.high))
-        settings = " ".join(f"{key}={value}" for key, value in figure.settings.items())
-        table.add_row(figure.figure, value, figure.unit, low, high, str(figure.runs), settings)
+        own = {key: value for key, value in figure.settings.items() if key not in shared}
+        table.add_row(figure.figure, value, figure.unit, low, high, str(figure.runs), _words(own))
     return table
+
+
+def _words(settings: Mapping[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in settings.items())
 
 
 def _number(value: float) -> str:

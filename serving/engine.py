@@ -72,9 +72,10 @@ class Tables:
             raise not_ready()
         return self.served
 
-    def read(self, user_key: int) -> Histories:
-        """All events that are kept of one user; none for an unknown one."""
-        return self.histories.read(np.array([user_key], np.int64), self.histories.settings.capacity)
+    def read(self, user_key: int, at_ms: int) -> Histories:
+        """All events that are kept of one user; none if unknown, or unseen for too long by then."""
+        user_1 = np.array([user_key], np.int64)
+        return self.histories.read(user_1, self.histories.settings.capacity, at_ms)
 
 
 Job = Callable[[Tables], T]

@@ -138,10 +138,14 @@ class LocalHistories:
         self._number(owner_T, events, FOREVER_MS, ordinal_T.copy())
         self._events.push(owner_T, ordinal_T, _records(events))
 
-    def read(self, user_B: Longs, most: int) -> Histories:
-        """The last `most` events of each user; unknown users have none. Changes nothing."""
+    def read(self, user_B: Longs, most: int, now_ms: int = 0) -> Histories:
+        """The last `most` events of each user. Changes nothing.
+
+        Unknown users have none, nor have those whose time is over at `now_ms`.
+        """
         owner_B = self._users.lookup(torch.from_numpy(user_B)).numpy()
         known_B = owner_B >= 0
+        known_B[known_B] = now_ms - self._last_ms[owner_B[known_B]] <= self.settings.ttl_ms
         offsets, records = self._events.read(owner_B[known_B], most)
         length_B = np.zeros(len(user_B), np.int64)
         length_B[known_B] = np.diff(offsets)

@@ -174,7 +174,7 @@ def test_threads_share_a_batch_and_learn_what_one_learns(monkeypatch: pytest.Mon
         # Adam divides by the gradient's size: where that is rounding noise, so is the step.
         torch.testing.assert_close(one, three, atol=2 * TrainerSettings().learning_rate, rtol=0)
     vectors = [state.items.vectors_RD for state in states[:2]]
-    torch.testing.assert_close(*vectors, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(*vectors, atol=1e-4, rtol=1e-3)
 
 
 def test_a_freed_row_is_forgotten_by_counts_and_pool() -> None:
