@@ -19,7 +19,7 @@ from kernels.backends import pick
 
 __all__ = ["DISTANCE_BUCKETS", "TIME_BUCKETS", "Events", "Rows", "attention"]
 
-DENSE_PAIRS = 16_384
+DENSE_PAIRS = 100_000
 """Pairs per user from which matrix products beat the packed loop (measured, two cores)."""
 
 

@@ -29,21 +29,26 @@ def attention(
     for b in range(len(row_ends) - 1):
         asking = slice(row_ends[b], row_ends[b + 1])
         seen = slice(event_ends[b], event_ends[b + 1])
-        position_T = torch.arange(event_ends[b + 1] - event_ends[b])
-        bias_of = _first_if_alike(rows, asking)
+        alike = _alike(rows, asking)
+        bias_of = slice(asking.start, asking.start + 1) if alike else asking
+        if alike:  # what nobody sees need not be masked
+            seen = slice(seen.start, min(seen.stop, seen.start + int(rows.limit[asking.start])))
+        position_T = torch.arange(seen.stop - seen.start)
         limit_R1 = rows.limit[bias_of, None]
         distance_RT = (rows.position[bias_of, None] - position_T).clamp(min=0)
         gap_RT = rows.at_ms[bias_of, None] - events.at_ms[seen]
         bias_RT = distance_bias_P[distance_bucket(distance_RT)] + time_bias_S[time_bucket(gap_RT)]
-        logits_HRT = alpha * torch.einsum("rhk,thk->hrt", q_RHK[asking], k_THK[seen]) + bias_RT
-        weights_HRT = torch.where(position_T < limit_R1, silu(logits_HRT) / length, 0.0)
-        out.append(torch.einsum("hrt,thv->rhv", weights_HRT, v_THV[seen]))
+        q_HRK, k_HKT = q_RHK[asking].transpose(0, 1), k_THK[seen].permute(1, 2, 0)
+        logits_HRT = torch.baddbmm(bias_RT, q_HRK, k_HKT, alpha=alpha)
+        weights_HRT = silu(logits_HRT)
+        if not alike:
+            weights_HRT = torch.where(position_T < limit_R1, weights_HRT, 0.0)
+        out.append(torch.einsum("hrt,thv->rhv", weights_HRT, v_THV[seen] / length))
     return torch.cat(out) if out else v_THV.new_zeros((0, *v_THV.shape[1:]))
 
 
-def _first_if_alike(rows: "Rows", asking: slice) -> slice:
-    """The first row alone when all ask from one place at one time, as candidates of a request do:
-    its bias serves them all."""
+def _alike(rows: "Rows", asking: slice) -> bool:
+    """Whether all rows ask from one place at one time, as candidates of a request do: the bias of
+    one serves them all."""
     columns = (rows.limit[asking], rows.position[asking], rows.at_ms[asking])
-    alike = all(bool((column == column[:1]).all()) for column in columns)
-    return slice(asking.start, asking.start + 1) if alike else asking
+    return len(columns[0]) > 0 and all(bool((c == c[0]).all()) for c in columns)

@@ -261,8 +261,8 @@ def test_no_memory_is_read_before_it_was_written(case: Case, backend: str) -> No
 
 
 def test_the_choice_of_backend_follows_the_number_of_pairs() -> None:
-    few, many = Case((100,), (100,)), Case((100,), (200,))
-    assert 100 * 100 < DENSE_PAIRS <= 100 * 200
+    few, many = Case((100,), (100,)), Case((300,), (400,))
+    assert 100 * 100 < DENSE_PAIRS <= 300 * 400
     for case, backend in ((few, "cpu"), (many, "reference")):
         inputs = inputs_of(case).to(torch.float32)
         assert torch.equal(inputs.call("auto"), inputs.call(backend))
