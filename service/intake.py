@@ -1,4 +1,4 @@
-"""From streams to events: merge, validation, rejection and the watermark, in one reducer.
+"""From streams to events: merge, acceptance (`service.blocks`) and the watermark, in one reducer.
 
 The trainer and every history writer read through it, so that they accept the same actions in the
 same order. Acceptance is a function of the records alone, never of a wall clock: how late or how
@@ -11,35 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-import numpy as np
-import xxhash
 from pydantic import Field
 
 from service.action_types import ActionTypes
-from service.actions import (
-    MAX_LIST,
-    Action,
-    Id,
-    Impression,
-    Rejected,
-    id_problem,
-    key_of,
-    time_problem,
-)
+from service.actions import Action, Impression
+from service.blocks import Block, BlockBuilder, Offsets
 from service.errors import OffsetError
-from service.histories.local import Events
 from service.settings import Section
 from service.streams import Record, Stream
 
-Offsets = dict[str, dict[int, int]]
-"""Next record to read, by topic and partition."""
-
 READ_RECORDS = 4096
 POLL_SECONDS = 0.002
-MAX_TEXT_SHOWN = 1024
-"""Of a rejected payload and of what is wrong with it, in characters."""
-MAX_HISTORY = 2**53
-"""Most events that an impression may say its scoring saw."""
 
 
 class IntakeSettings(Section):
@@ -49,22 +31,6 @@ class IntakeSettings(Section):
     max_future_seconds: float = Field(300, ge=0, description="event time after append time")
     max_late_seconds: float = Field(30 * 86_400, ge=0, description="event time before append time")
     idle_ms: int = Field(200, ge=0, description="how long an empty partition holds the others up")
-
-
-@dataclass
-class Block:
-    """The next merged records of the stream, decoded: the unit of progress."""
-
-    events: Events
-    requests: list[str | None]
-    """Request id of each event, where the action names the impression it follows."""
-    items: list[Id]
-    """Original id of each event's item."""
-    impressions: list[Impression]
-    rejected: list[Rejected]
-    offsets: Offsets
-    watermark_ms: int
-    records: int
 
 
 @dataclass
@@ -118,6 +84,8 @@ class Intake:
         self._stream = stream
         self._settings = settings
         self._codes = types.codes
+        self._future_ms = settings.max_future_seconds * 1000
+        self._late_ms = settings.max_late_seconds * 1000
         self._decode_action: Callable[[bytes], Any] = msgspec.json.Decoder(Action).decode
         self._decode_impression: Callable[[bytes], Any] = msgspec.json.Decoder(Impression).decode
         self._partitions = [
@@ -160,7 +128,7 @@ class Intake:
         be appended to any: then blocks depend on the stream alone and a replay repeats.
         """
         deadline = time.monotonic() + wait_seconds
-        builder = _Builder(self._codes, self._settings)
+        builder = BlockBuilder(self._codes, self._future_ms, self._late_ms)
         while builder.records < max_records:
             final = ended is not None and ended()  # before reading: what is empty then stays empty
             chosen = self._next(final, patient=ended is not None)
@@ -210,7 +178,7 @@ class Intake:
         since = time.monotonic() if p.empty_since is None else p.empty_since
         return (time.monotonic() - since) * 1000 >= self._settings.idle_ms
 
-    def _take(self, p: _Partition, builder: "_Builder", max_records: int) -> None:
+    def _take(self, p: _Partition, builder: BlockBuilder, max_records: int) -> None:
         """Hand records of `p` to the builder until another partition's head comes first."""
         others = [o.place for o in self._partitions if o is not p and o.head]
         bound = min(others, default=None)
@@ -225,121 +193,10 @@ class Intake:
             p.used += 1
             p.next_offset = record.offset + 1
             builder.records += 1
-            at_ms = add(record, p, decode)
+            at_ms = add(record, (p.topic, p.number), decode)
             p.largest_ms = max(p.largest_ms, at_ms)
 
     def _watermark(self) -> int:
         """Event time up to which every partition that spoke has been read."""
         spoke = [p.largest_ms for p in self._partitions if p.largest_ms and p.topic == "actions"]
         return min(spoke, default=0)
-
-
-class _Refused(Exception):
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
-
-
-class _Builder:
-    """Collects one block, column by column."""
-
-    def __init__(self, codes: Mapping[str, int], settings: IntakeSettings) -> None:
-        self._codes, self._settings = codes, settings
-        self._future_ms = settings.max_future_seconds * 1000
-        self._late_ms = settings.max_late_seconds * 1000
-        self._columns: tuple[list[int], ...] = ([], [], [], [], [])
-        self._requests: list[str | None] = []
-        self._items: list[Id] = []
-        self._impressions: list[Impression] = []
-        self._rejected: list[Rejected] = []
-        self.records = 0
-
-    def action(self, record: Record, p: _Partition, decode: Callable[[bytes], Any]) -> int:
-        """Add one action; return its event time, 0 if it was rejected."""
-        try:
-            action: Action = decode(record.payload)
-            code = self._codes.get(action.action)
-            if code is None:
-                known = ", ".join(self._codes)
-                raise _Refused("unknown_action", f"action {action.action!r}; known are {known}")
-            user, item = _checked_key(action.user, "user"), _checked_key(action.item, "item")
-            at_ms = self._checked_time(action.at, record.append_ms)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, _Refused) as error:
-            self._reject(record, p, error)
-            return 0
-        columns = self._columns
-        columns[0].append(user)
-        columns[1].append(item)
-        columns[2].append(code)
-        columns[3].append(at_ms)
-        columns[4].append(_hash(action.id) if action.id else 0)
-        self._requests.append(action.request)
-        self._items.append(action.item)
-        return at_ms
-
-    def impression(self, record: Record, p: _Partition, decode: Callable[[bytes], Any]) -> int:
-        """Add one impression; return its event time, 0 if it was rejected."""
-        try:
-            shown: Impression = decode(record.payload)
-            _checked_key(shown.user, "user")
-            if not shown.items or len(shown.items) > MAX_LIST:
-                raise _Refused("bad_list", f"{len(shown.items)} items; 1 to {MAX_LIST} are allowed")
-            for item in shown.items:
-                _checked_key(item, "items")
-            if not 0 <= (shown.history or 0) <= MAX_HISTORY:
-                raise _Refused("bad_field", f"history = {shown.history} counts no events")
-            at_ms = self._checked_time(shown.at, record.append_ms)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, _Refused) as error:
-            self._reject(record, p, error)
-            return 0
-        self._impressions.append(shown)
-        return at_ms
-
-    def build(self, offsets: Offsets, watermark_ms: int) -> Block:
-        """The block; the builder is used up."""
-        events = Events(*(np.array(column, np.int64) for column in self._columns))
-        return Block(
-            events, self._requests, self._items, self._impressions, self._rejected, offsets,
-            watermark_ms, self.records,
-        )  # fmt: skip
-
-    def _checked_time(self, at: float, append_ms: int) -> int:
-        problem = time_problem(at)
-        if problem:
-            raise _Refused("bad_time", f"at = {at!r} {problem}")
-        at_ms = round(at * 1000)
-        if at_ms - append_ms > self._future_ms:
-            raise _Refused("too_early", f"at is {(at_ms - append_ms) / 1000:.0f} s in the future")
-        if append_ms - at_ms > self._late_ms:
-            raise _Refused("too_late", f"at is {(append_ms - at_ms) / 1000:.0f} s in the past")
-        return at_ms
-
-    def _reject(self, record: Record, p: _Partition, error: Exception) -> None:
-        if isinstance(error, _Refused):
-            reason, detail = error.reason, error.detail
-        elif isinstance(error, msgspec.ValidationError):
-            reason, detail = "bad_field", str(error)
-        else:
-            reason, detail = "bad_json", str(error)
-        shown = record.payload[:MAX_TEXT_SHOWN].decode(errors="replace")
-        self._rejected.append(
-            Rejected(
-                topic=p.topic,
-                partition=p.number,
-                offset=record.offset,
-                reason=reason,
-                detail=detail[:MAX_TEXT_SHOWN],
-                payload=shown,
-            )
-        )
-
-
-def _checked_key(identifier: Id, name: str) -> int:
-    problem = id_problem(identifier)
-    if problem:
-        raise _Refused("bad_id", f"{name} {problem}")
-    return key_of(identifier)
-
-
-def _hash(identifier: str) -> int:
-    return (xxhash.xxh3_64_intdigest(identifier.encode()) >> 1) or 1

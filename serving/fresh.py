@@ -8,9 +8,10 @@ import threading
 from functools import partial
 
 from service.action_types import ActionTypes
+from service.blocks import Block, Offsets
 from service.errors import OffsetError, StreamError, VersionError
 from service.histories.segments import Segment
-from service.intake import Block, Intake, IntakeSettings, Offsets
+from service.intake import Intake, IntakeSettings
 from service.metrics import ServingMetrics
 from service.streams import Stream
 from service.versions import Manifest, VersionDirectory

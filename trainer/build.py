@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from service.action_types import ActionTypes
+from service.blocks import Offsets
 from service.errors import ModelMismatch, OffsetError, SettingsError, VersionError
 from service.histories.local import HistorySettings, LocalHistories
-from service.intake import Intake, IntakeSettings, Offsets
+from service.intake import Intake, IntakeSettings
 from service.metrics import TrainerMetrics
 from service.model.hstu import ModelSettings
 from service.model.network import Network

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from service.intake import Block, Intake
+from service.blocks import Block
+from service.intake import Intake
 from service.metrics import TrainerMetrics
 from service.model.ranker import described
 from service.streams import Stream

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from service.actions import Id
+from service.blocks import Offsets
 from service.errors import VersionError
 from service.histories.segments import MERGE, Segment, compacted, concatenated
-from service.intake import Offsets
 from service.model.ranker import ITEM_SLOT, PRIOR
 from service.versions import Checkpoint, Manifest, SlotRows, Snapshot, VersionDirectory
 from trainer.state import State, Tensors

@@ -8,10 +8,10 @@ import torch
 
 from service.action_types import ActionTypes
 from service.actions import RESERVED_KEY
+from service.blocks import Block
 from service.histories.local import Accepted, Events
 from service.histories.rings import Longs
 from service.histories.segments import SegmentLog
-from service.intake import Block
 from service.metrics import TrainerMetrics
 from trainer.evaluation import Evaluation
 from trainer.examples import Batch, TargetBatch, batches, target_batch

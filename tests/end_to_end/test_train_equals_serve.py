@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from service.blocks import Block
 from service.histories.local import Events, Histories, LocalHistories
-from service.intake import Block
 from service.metrics import TrainerMetrics
 from service.model.hstu import window_start
 from service.model.ranker import Ranker, described

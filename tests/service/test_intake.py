@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from service.action_types import ActionTypes
 from service.actions import MAX_ID_BYTES, MAX_LIST, key_of
+from service.blocks import MAX_TEXT_SHOWN, Block
 from service.errors import OffsetError
-from service.intake import MAX_TEXT_SHOWN, Block, Intake, IntakeSettings
+from service.intake import Intake, IntakeSettings
 from service.streams import LocalStream, LocalStreamSettings
 
 NOW_MS = 1_732_096_800_000
