@@ -65,6 +65,8 @@ class Tables:
 
     histories: LocalHistories
     served: Served | None = None
+    watermark_ms: int = 0
+    """Event time that the histories have reached; what is over by then is over."""
 
     def require_served(self) -> Served:
         """The version that answers. Raises Problem 503 while there is none."""
@@ -72,10 +74,10 @@ class Tables:
             raise not_ready()
         return self.served
 
-    def read(self, user_key: int, at_ms: int) -> Histories:
-        """All events that are kept of one user; none if unknown, or unseen for too long by then."""
-        user_1 = np.array([user_key], np.int64)
-        return self.histories.read(user_1, self.histories.settings.capacity, at_ms)
+    def read(self, user_key: int) -> Histories:
+        """All events that are kept of one user; none if unknown, or unseen for too long."""
+        most = self.histories.settings.capacity
+        return self.histories.read(np.array([user_key], np.int64), most, self.watermark_ms)
 
 
 Job = Callable[[Tables], T]

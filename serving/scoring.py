@@ -48,7 +48,7 @@ class Rank:
     def __call__(self, tables: Tables) -> Ranking:
         """Score every candidate and return the best n."""
         served = tables.require_served()
-        history = tables.read(self.user_key, self.at_ms)
+        history = tables.read(self.user_key)
         scores = served.ranker.rank(history, self.key_C, self.at_ms)
         return _best(served, int(history.count_B[0]), self.items, scores, self.n)
 
@@ -66,7 +66,7 @@ class Recommend:
     def __call__(self, tables: Tables) -> Ranking:
         """Retrieve by exact search, then rank what was found."""
         served = tables.require_served()
-        ranker, history = served.ranker, tables.read(self.user_key, self.at_ms)
+        ranker, history = served.ranker, tables.read(self.user_key)
         seen_E = history.item_T if self.exclude_seen else history.item_T[:0]
         excluded_E = np.concatenate([self.exclude_key_E, seen_E])
         found = max(self.n, RERANKED)
