@@ -66,7 +66,7 @@ def test_the_unknown_row_learns_like_any_other(backend: str) -> None:
     store = table(backend)
     before = store.gather(keys(0))
     store.update(keys(0, 0), torch.ones(2, 4))
-    torch.testing.assert_close(store.gather(keys(0)), before - 0.05)
+    torch.testing.assert_close(store.gather(keys(0)), before - SlotSettings().learning_rate)
 
 
 def test_an_id_is_admitted_at_its_min_count_th_occurrence_not_before(backend: str) -> None:

@@ -123,7 +123,9 @@ class TableAgainstOracle(RuleBasedStateMachine):
             row = self.oracle.rows[key]
             total = grads[torch.tensor([k == key for k in keys])].sum(0)
             row.squares += float(total.square().mean())
-            row.vector = row.vector - 0.05 * total / (math.sqrt(row.squares) + 1e-8)
+            row.vector = row.vector - SlotSettings().learning_rate * total / (
+                math.sqrt(row.squares) + 1e-8
+            )
 
     @rule(watermark_ms=st.integers(0, 60_000), budget=st.sampled_from([0, 3, 30]))
     def expire(self, watermark_ms: int, budget: int) -> None:
