@@ -24,6 +24,8 @@ class ImpressionLog:
         self._stream = stream
         self._dropped = dropped
         self._queue: queue.Queue[Impression | None] = queue.Queue(capacity)
+        # With a batch no longer than the queue, twice the capacity bounds what can be in memory.
+        self._batch = min(BATCH, capacity)
         self._thread = threading.Thread(target=self._run, name="impressions", daemon=True)
 
     def start(self) -> None:
@@ -45,7 +47,7 @@ class ImpressionLog:
     def _run(self) -> None:
         while (first := self._queue.get()) is not None:
             batch = [first]
-            while len(batch) < BATCH and not self._queue.empty():
+            while len(batch) < self._batch and not self._queue.empty():
                 if (following := self._queue.get()) is None:
                     self._append(batch)
                     return
