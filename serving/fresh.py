@@ -8,7 +8,7 @@ import threading
 from functools import partial
 
 from service.action_types import ActionTypes
-from service.blocks import Block, Offsets
+from service.blocks import Block
 from service.errors import OffsetError, StreamError, VersionError
 from service.histories.segments import Segment
 from service.intake import Intake, IntakeSettings
@@ -108,7 +108,7 @@ class HistoryFollower:
         trained, found = manifest.topic_ids.get(TOPIC), self._stream.topic_id(TOPIC)
         if trained not in (None, found):
             raise OffsetError(f"version {manifest.number} learned topic {trained}, here is {found}")
-        offsets, watermark_ms = _offsets(manifest), manifest.watermark_ms
+        offsets, watermark_ms = manifest.next_offsets(), manifest.watermark_ms
         return Intake(self._stream, self._intake_settings, self._types, offsets, watermark_ms)
 
     def _restore(self) -> Manifest | None:
@@ -147,10 +147,3 @@ def _append(block: Block, tables: Tables) -> None:
 
 def _restore(segment: Segment, tables: Tables) -> None:
     segment.restore(tables.histories)
-
-
-def _offsets(manifest: Manifest) -> Offsets:
-    return {
-        topic: {int(partition): offset for partition, offset in by_partition.items()}
-        for topic, by_partition in manifest.offsets.items()
-    }

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from service.action_types import ActionTypes
-from service.blocks import Offsets
 from service.errors import ModelMismatch, OffsetError, SettingsError, VersionError
 from service.histories.local import HistorySettings, LocalHistories
 from service.intake import Intake, IntakeSettings
@@ -98,21 +97,13 @@ def build(
         state.histories.cursor = checkpoint.meta["history_cursor"]
         publisher.resume(manifest, checkpoint.meta["segment_levels"])
         intake = Intake(
-            stream, plan.intake, plan.types, offsets_of(manifest), manifest.watermark_ms,
+            stream, plan.intake, plan.types, manifest.next_offsets(), manifest.watermark_ms,
             checkpoint.meta["largest_ms"],
         )  # fmt: skip
         metrics.version.set(manifest.number)
         _log.info("resumed after version %d, block %d", manifest.number, manifest.block)
     teacher = Teacher(state, plan.types, plan.trainer, metrics, Inspection(inspection))
     return Trainer(stream, intake, teacher, publisher, plan.trainer, metrics)
-
-
-def offsets_of(manifest: Manifest) -> Offsets:
-    """The next record of each partition after a version."""
-    return {
-        topic: {int(p): offset for p, offset in partitions.items()}
-        for topic, partitions in manifest.offsets.items()
-    }
 
 
 def _newest_complete(versions: VersionDirectory) -> tuple[Manifest, Checkpoint] | None:

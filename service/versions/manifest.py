@@ -92,6 +92,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             )
         return names[0]
 
+    def next_offsets(self) -> dict[str, dict[int, int]]:
+        """The next record to read after this version, by topic and partition number."""
+        return {
+            topic: {int(partition): offset for partition, offset in partitions.items()}
+            for topic, partitions in self.offsets.items()
+        }
+
     def encode(self) -> bytes:
         """The manifest as JSON. Raises ValueError for one that could not be read back (NaN)."""
         data = _sealed(msgspec.json.format(msgspec.json.encode(self), indent=1))
