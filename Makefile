@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint format
+.PHONY: help demo test test-long lint format peers
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -35,6 +35,21 @@ lint: $(INSTALLED)  ## ruff, formatting, mypy --strict
 format: $(INSTALLED)  ## format and mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+PEERS := .peers
+peers: $(PEERS)/tfra/installed $(PEERS)/torchrec/installed  ## other tables, for `benchmarks.store --peers .peers`
+
+$(PEERS)/tfra/installed: benchmarks/peers/requirements-tfra.txt
+	@command -v python3.11 >/dev/null || { echo "error: TensorFlow 2.16 needs python3.11" >&2; exit 1; }
+	@python3.11 -m venv $(@D)
+	@$(@D)/bin/pip install --quiet --no-deps -r $< && touch $@
+
+$(PEERS)/torchrec/installed: benchmarks/peers/requirements-torchrec.txt
+	@command -v python3.11 >/dev/null || { echo "error: these pins need python3.11" >&2; exit 1; }
+	@python3.11 -m venv $(@D)
+	@$(@D)/bin/pip install --quiet --only-binary torch 'torch==$(TORCH)+cpu' 2>/dev/null \
+		|| $(@D)/bin/pip install --quiet 'torch==$(TORCH)'
+	@$(@D)/bin/pip install --quiet --no-deps -r $< && touch $@
 
 # torch's CPU build is a tenth of the CUDA build: taken where pip finds it, and not missed elsewhere.
 $(INSTALLED): pyproject.toml constraints.txt

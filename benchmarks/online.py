@@ -35,8 +35,9 @@ from service.settings import Settings
 from service.streams import LocalStream
 from service.versions import Snapshot, VersionDirectory
 from trainer.build import build
+from trainer.copying import snapshot_of
 from trainer.loop import Trainer
-from trainer.publish import EXACT, snapshot_of
+from trainer.publish import EXACT
 from trainer.teaching import Scoring
 
 REFRESH_SECONDS = {"online_10min": 600, "online_1h": 3_600, "online_5h": 18_000}

@@ -11,14 +11,15 @@ table. Progress goes to standard error. A failed check prints no figure and give
 """
 
 import argparse
+import json
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Check = Callable[[argparse.Namespace], None]
 Measure = Callable[[argparse.Namespace], Iterable["Figure"]]
@@ -28,7 +29,8 @@ class CheckFailed(Exception):
     """What is to be measured does not work; the message says what was expected and found."""
 
 
-class Figure(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class Figure:
     """One measured value with the lowest and highest of its runs."""
 
     figure: str
@@ -79,12 +81,16 @@ def run(
         return 1
     progress("measuring")
     figures = []
-    for figure in measure(chosen):
-        figures.append(figure)
-        if chosen.json:
-            print(msgspec.json.encode(figure).decode(), flush=True)
+    try:
+        for figure in measure(chosen):
+            figures.append(figure)
+            if chosen.json:
+                print(json.dumps(asdict(figure)), flush=True)
+    except CheckFailed as error:
+        progress(f"what was to be measured failed on the way: {error}")
+        return 1
     if not chosen.json:
-        Console(width=None if sys.stdout.isatty() else 160).print(_table(figures))
+        _print(figures)
     return 0
 
 
@@ -103,13 +109,22 @@ def progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _table(figures: Sequence[Figure]) -> Table:
+def _print(figures: Sequence[Figure]) -> None:
+    # Imported late: with --json a machine needs no more than what it measures.
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 160).print(_table(figures))
+
+
+def _table(figures: Sequence[Figure]) -> "Table":
     """One row per figure; settings that all of them share stand once, below."""
+    from rich.table import Table
+
     shared = dict(figures[0].settings) if figures else {}
     for figure in figures:
         shared = {key: value for key, value in shared.items() if figure.settings.get(key) == value}
     table = Table(caption=_words(shared), caption_justify="left")
-    for heading in Figure.__struct_fields__:
+    for heading in (field.name for field in fields(Figure)):
         numeric = heading in ("value", "low", "high", "runs")
         table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
     for figure in figures:

@@ -1,10 +1,14 @@
 """Tensor functions, one folder per operation. Imports only torch, triton, numba and numpy.
 
 Each folder holds the public functions (`__init__.py`), their plain specification (`reference.py`)
-and the fast versions (`cpu.py`, `gpu.py`). Operations on the embedding store:
+and the fast versions (`cpu.py`, `gpu.py`; triton is imported where it is asked for, servers have
+none). Operations on the embedding store:
 
 - `key_index`: 64-bit keys to row numbers
 - `row_init`: a new row's vector, from seed and key alone
-- `row_update`: gather, usage marks and the fused row-wise optimizer step
+- `rows`: the rows themselves: gather, usage and the fused row-wise optimizer step
 - `row_codes`: rows as 8-bit codes with a scale and a bias
+
+Shared by the CPU versions: `reserved` (memory that grows in place), `crew` (threads), `lanes`
+(vector instructions and prefetching), `mixing` (the hash).
 """

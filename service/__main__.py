@@ -15,6 +15,7 @@ from service.commands.folder import DataFolder
 from service.commands.processes import INTERRUPTED, become, interruptible
 from service.commands.replay import Replay, replay_settings, speed_of
 from service.commands.settings_file import write_settings
+from service.commands.stats import StoreStats
 from service.commands.view import DemoView, ReplayView
 from service.errors import FreshetError, InputError
 
@@ -42,11 +43,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+store = typer.Typer(help="Look at the embedding store.", no_args_is_help=True)
+app.add_typer(store, name="store")
+
 Data = Annotated[Path, typer.Option("--data", help="Folder of stream, versions and logs.")]
 SettingsFile = Annotated[
     Path | None, typer.Option("--settings", help="TOML file of settings; see docs/settings.md.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 DEFAULT_DATA = Path("data")
 DEFAULT_PORT = 8080
 
@@ -137,6 +141,16 @@ def serve(
     """Run the server: `python -m serving` with the environment that keeps it fast."""
     address = ["--host", host, "--port", str(port)]
     become("serving", [*DataFolder(data).arguments(settings), *address])
+
+
+@store.command()
+def stats(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
+    """Memory of rows, index, counters and histories when the newest version was cut."""
+    found = StoreStats.of(DataFolder(data))
+    if as_json:
+        print(found.to_json())
+    else:
+        found.show(Console())
 
 
 def main() -> None:

@@ -5,6 +5,9 @@ vary are histograms; no label ever carries a user or an item. Each process owns 
 classes below, with a registry of its own: nothing is global, so tests build as many as they like.
 """
 
+import resource
+from pathlib import Path
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -17,6 +20,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 REQUEST_BUCKETS = (0.001, 0.002, 0.004, 0.006, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0)
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds; its peak where the system does not say (no /proc)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return pages * resource.getpagesize()
 
 
 class Metrics:
@@ -44,6 +56,19 @@ class Metrics:
         return Histogram(
             f"freshet_{name}", help_text, labels, buckets=buckets, registry=self.registry
         )
+
+
+class Tally:
+    """Carries totals that are kept elsewhere into counters, which only know how to grow."""
+
+    def __init__(self) -> None:
+        self._told: dict[Counter, float] = {}
+
+    def tell(self, counter: Counter, total: float) -> None:
+        """Raise the counter by what the total has grown. The first total is the counter's own: a
+        total that was restored begins at zero here, as counters of a new process do."""
+        counter.inc(total - self._told.get(counter, total))
+        self._told[counter] = total
 
 
 class TrainerMetrics(Metrics):
@@ -103,11 +128,36 @@ class TrainerMetrics(Metrics):
         self.store_bytes = self._gauge(
             "store_bytes", "Memory of vectors, index and counters", "slot"
         )
-        self.store_expired_total = self._counter(
-            "store_expired_total", "Rows that outlived their time-to-live and were freed", "slot"
+        self.store_charged_bytes = self._gauge(
+            "store_charged_bytes", "Memory of tables and histories as held against store.max_bytes"
+        )
+        self.store_waiting = self._gauge(
+            "store_waiting", "Ids that have not earned a row yet", "slot"
+        )
+        self.store_removed_total = self._counter(
+            "store_removed_total", "Rows freed, by reason: expired or evicted", "slot", "reason"
+        )
+        self.store_refused_total = self._counter(
+            "store_refused_total",
+            "Occurrences that earned a row and got none, by reason: full or spared",
+            "slot",
+            "reason",
+        )
+        self.store_early_rotations_total = self._counter(
+            "store_early_rotations_total",
+            "Times that counters of waiting ids were dropped early because there were too many",
+            "slot",
+        )
+        self.id_collisions_total = self._counter(
+            "id_collisions_total", "Occurrences of ids whose key another id owns", "slot"
         )
         self.histories_users = self._gauge("histories_users", "Users with a history")
         self.histories_bytes = self._gauge("histories_bytes", "Memory of all histories")
+        self.histories_limited_total = self._counter(
+            "histories_limited_total",
+            "What store.max_bytes cost: users evicted, events refused, rings shortened",
+            "reason",
+        )
 
 
 class ServingMetrics(Metrics):

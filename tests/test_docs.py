@@ -10,7 +10,7 @@ from service.histories.local import HistorySettings
 from service.intake import IntakeSettings
 from service.metrics import ServingMetrics, TrainerMetrics
 from service.model.hstu import ModelSettings
-from service.store import SlotSettings
+from service.store import CapSettings, SlotSettings
 from service.streams import LocalStreamSettings
 from serving.settings import ServingSettings
 from trainer.settings import TrainerSettings
@@ -21,6 +21,7 @@ SECTIONS = {
     "stream": (LocalStreamSettings,),
     "intake": (IntakeSettings,),
     "histories": (HistorySettings,),
+    "store": (CapSettings,),
     "store.item": (SlotSettings,),
     "model": (ModelSettings,),
     "trainer": (TrainerSettings,),

@@ -74,7 +74,7 @@ def _report(trainer: Trainer, path: Path) -> None:
         "history_events": state.histories.live_events,
         "history_bytes": state.histories.nbytes,
         "items": len(state.items),
-        "item_bytes": state.nbytes,
+        "item_bytes": state.item_bytes,
         "hit_rates": trainer.teacher.evaluation.hit_rates(),
     }
     path.write_text(json.dumps(report, indent=1) + "\n")

@@ -13,8 +13,8 @@ from service.intake import Intake, IntakeSettings
 from service.metrics import TrainerMetrics
 from service.model.hstu import ModelSettings
 from service.model.network import Network
-from service.settings import Section, Settings
-from service.store import EmbeddingTable, OriginalIds, SlotSettings
+from service.settings import Settings
+from service.store import Budget, CapSettings, EmbeddingTable, OriginalIds, SlotSettings
 from service.streams import Stream
 from service.versions import Checkpoint, Manifest, VersionDirectory
 from trainer.inspection import Inspection
@@ -29,8 +29,8 @@ from trainer.teaching import Teacher
 _log = logging.getLogger(__name__)
 
 
-class StoreSettings(Section):
-    """Section [store]: one table per slot."""
+class StoreSettings(CapSettings):
+    """Section [store]: the cap on memory, and one table per slot."""
 
     item: SlotSettings = SlotSettings()
 
@@ -44,8 +44,8 @@ class Plan:
         self.histories = settings.section("histories", HistorySettings)
         self.model = settings.section("model", ModelSettings)
         self.trainer = settings.section("trainer", TrainerSettings)
-        store = settings.section("store", StoreSettings)
-        self.item = store.item.model_copy(update={"dim": self.model.dim})
+        self.store = settings.section("store", StoreSettings)
+        self.item = self.store.item.model_copy(update={"dim": self.model.dim})
         if self.histories.capacity <= self.model.window:
             raise SettingsError(
                 f"setting histories.capacity = {self.histories.capacity} must be above "
@@ -57,7 +57,7 @@ class Plan:
         return {
             "model": self.model.model_dump(mode="json"),
             "actions": list(self.types.types),
-            "item": self.item.model_dump(mode="json", include={"dim", "min_count"}),
+            "item": self.item.model_dump(mode="json", include={"dim", "min_count", "optimizer"}),
             "histories": self.histories.model_dump(mode="json", include={"capacity"}),
         }
 
@@ -65,10 +65,14 @@ class Plan:
         """Nothing learned yet. The same seed gives the same weights."""
         torch.manual_seed(self.trainer.seed)
         network = Network(self.model, len(self.types.types))
-        table = EmbeddingTable(self.item, self.trainer.seed)
+        budget = Budget(self.store)
+        table = EmbeddingTable(
+            self.item, self.trainer.seed, threads=self.trainer.threads, budget=budget
+        )
+        histories = LocalHistories(self.histories, budget)
         learner = Learner(network, table, self.trainer)
         joiner = Joiner(int(self.trainer.join_seconds * 1000))
-        return State(learner, LocalHistories(self.histories), joiner, OriginalIds())
+        return State(learner, histories, joiner, OriginalIds(), budget)
 
 
 def build(
@@ -91,9 +95,8 @@ def build(
         manifest, checkpoint = newest
         _check_tied(plan, manifest)
         _check_topics(stream, manifest)
-        state.load(checkpoint.tensors, manifest.block, manifest.counters)
-        for segment in segments_of(versions, manifest):
-            segment.restore(state.histories)
+        segments = segments_of(versions, manifest)
+        state.load(checkpoint.tensors, segments, manifest.block, manifest.counters)
         state.histories.cursor = checkpoint.meta["history_cursor"]
         publisher.resume(manifest, checkpoint.meta["segment_levels"])
         intake = Intake(

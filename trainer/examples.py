@@ -285,6 +285,7 @@ def _layout(
                 start = base
                 if over > 0:
                     start = base + (over + quarter - 1) // quarter * quarter
+                start = max(start, 0)  # under a limit on memory less may be held than the window
             if start != open_start:
                 if open_start >= 0 and asked > first_query:
                     for s in range(open_start, last_seen):

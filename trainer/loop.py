@@ -13,6 +13,7 @@ from service.metrics import TrainerMetrics
 from service.model.ranker import described
 from service.streams import Stream
 from service.versions import Manifest
+from trainer.measures import Measures
 from trainer.publish import Position, Publisher
 from trainer.settings import TrainerSettings
 from trainer.teaching import Teacher
@@ -37,6 +38,7 @@ class Trainer:
         self._published_ms = self._clock_ms()
         self._changed = False
         self._measured = 0.0
+        self.measures = Measures(teacher, intake, metrics)
 
     def run(self, stop: threading.Event, ended: Callable[[], bool] | None = None) -> None:
         """Train until `stop` is set; what was trained is published before it returns.
@@ -47,12 +49,13 @@ class Trainer:
         for block in self._blocks(stop, ended):
             if block is not None:
                 self._train(block)
+            self.publisher.advance(whole=block is None)
             if self._changed and self._due():
                 self.publish()
         if self._changed:
             self.publish()
         self.publisher.wait()
-        self._measure()
+        self.measures.take()
 
     def publish(self) -> None:
         """Cut a version of the state as it is now; it is written while training goes on."""
@@ -88,7 +91,7 @@ class Trainer:
         self.metrics.step_seconds.observe(time.monotonic() - began)
         if began - self._measured > MEASURE_SECONDS:
             self._measured = began
-            self._measure()
+            self.measures.take()
 
     def _reject(self, block: Block) -> None:
         """Tell the `rejected` topic what could not be read, and count it by reason.
@@ -100,18 +103,6 @@ class Trainer:
             self.metrics.rejected_total.labels(one.reason).inc()
         if block.rejected:
             self.stream.append("rejected", 0, [msgspec.json.encode(one) for one in block.rejected])
-
-    def _measure(self) -> None:
-        state, metrics = self.teacher.state, self.metrics
-        for model, rate in self.teacher.evaluation.hit_rates().items():
-            metrics.hit_rate.labels(model).set(rate)
-        metrics.block.set(state.block)
-        metrics.watermark_seconds.set(self.intake.watermark_ms / 1000)
-        metrics.stream_lag_records.set(self.intake.lag())
-        metrics.store_rows.labels("item").set(len(state.items))
-        metrics.store_bytes.labels("item").set(state.nbytes)
-        metrics.histories_users.set(len(state.histories))
-        metrics.histories_bytes.set(state.histories.nbytes)
 
     def _due(self) -> bool:
         wall = self.settings.publish_clock == "wall"

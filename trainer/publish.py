@@ -5,18 +5,15 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from service.actions import Id
 from service.blocks import Offsets
 from service.errors import VersionError
 from service.histories.segments import MERGE, Segment, compacted, concatenated
-from service.model.ranker import ITEM_SLOT, PRIOR
-from service.versions import Checkpoint, Manifest, SlotRows, Snapshot, VersionDirectory
-from trainer.state import State, Tensors
+from service.versions import Checkpoint, Manifest, VersionDirectory
+from trainer.copying import StateCopy
+from trainer.state import State
 
 _log = logging.getLogger(__name__)
 
@@ -36,11 +33,11 @@ class Position:
 
 @dataclass(frozen=True)
 class Cut:
-    """Copies of everything a version holds, as of one block boundary."""
+    """Everything a version holds, as of one block boundary."""
 
-    tensors: Tensors
+    state: StateCopy
     segment: Segment
-    snapshot: Snapshot
+    described: dict[str, Any]
     position: Position
     block: int
     blocks: list[int]
@@ -50,7 +47,10 @@ class Cut:
 
 
 class Publisher:
-    """Cuts versions and writes them in a thread of its own, one at a time and in order."""
+    """Cuts versions and writes them in a thread of its own, one at a time and in order.
+
+    The item table is copied between blocks, a slice at a time (`advance`), then written.
+    """
 
     def __init__(
         self,
@@ -67,6 +67,7 @@ class Publisher:
         self._capacity = history_capacity
         self._sync, self._committed = sync, committed
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="publish")
+        self._copying: Cut | None = None
         self._writing: Future[None] | None = None
         self._parent: Manifest | None = None
         self._levels: list[int] = []
@@ -82,26 +83,43 @@ class Publisher:
 
     @property
     def busy(self) -> bool:
-        """Whether a version is being written. Raises what its writing raised."""
+        """Whether a version is being made. Raises what its writing raised."""
         if self._writing is not None and self._writing.done():
             self._writing.result()
             self._writing = None
-        return self._writing is not None
+        return self._copying is not None or self._writing is not None
 
     def cut(
         self, state: State, segment: Segment, position: Position, described: dict[str, Any]
     ) -> None:
-        """Copy the state aside and have it written. Waits for the version before, if it must.
+        """Make a version of the state as it is now. Waits for the version before, if it must.
 
         `segment` is what histories gained since the version before.
         """
         self.wait()
-        cut = _copied(state, position, segment, self.blocks, described)
+        self._copying = Cut(
+            StateCopy(state), segment, described, position, state.block, self.blocks,
+            dict(state.counters), state.sizes(), state.histories.cursor,
+        )  # fmt: skip
         self.blocks = []
-        self._writing = self._pool.submit(self._write, cut)
+        self.advance()
+
+    def advance(self, whole: bool = False) -> None:
+        """Copy one more slice of a version that was cut, or (there is nothing else to do) the
+        whole rest, and have it written once everything is copied."""
+        if self._copying is None:
+            return
+        if whole:
+            self._copying.state.finish()
+        else:
+            self._copying.state.advance()
+        if self._copying.state.finished:
+            self._writing = self._pool.submit(self._write, self._copying)
+            self._copying = None
 
     def wait(self) -> None:
-        """Return when nothing is being written. Raises what the writing raised."""
+        """Return when nothing is being made. Raises what the writing raised."""
+        self.advance(whole=True)
         if self._writing is not None:
             writing, self._writing = self._writing, None
             writing.result()
@@ -125,8 +143,9 @@ class Publisher:
                 "history_cursor": cut.history_cursor,
                 "segment_levels": levels,
             }
-            Checkpoint(cut.tensors, meta).write(draft)
-            replace(cut.snapshot, number=number).quantized(exact=EXACT).write(draft)
+            Checkpoint(cut.state.tensors(), meta).write(draft)
+            snapshot = cut.state.snapshot(number, cut.position.watermark_ms, cut.described)
+            snapshot.quantized(exact=EXACT).write(draft)
             self._sync()
             manifest = draft.commit(self._manifest(number, cut))
         self._parent, self._levels, self._number = manifest, levels, number
@@ -177,44 +196,6 @@ class Publisher:
     def _segment(self, name: str) -> Segment:
         assert self._parent is not None
         return Segment.from_tensors(self._directory.read(self._parent.number, name))
-
-
-def _copied(
-    state: State, position: Position, segment: Segment, blocks: list[int], described: dict[str, Any]
-) -> Cut:
-    return Cut(
-        tensors=state.tensors(),
-        segment=segment,
-        snapshot=snapshot_of(state, 0, position.watermark_ms, described),
-        position=position,
-        block=state.block,
-        blocks=blocks,
-        counters=dict(state.counters),
-        metrics={},
-        history_cursor=state.histories.cursor,
-    )
-
-
-def snapshot_of(
-    state: State, number: int, watermark_ms: int, described: dict[str, Any]
-) -> Snapshot:
-    """The servers' half of the state in full precision, copied aside; item priors as of a time."""
-    rows = torch.cat([torch.zeros(1, dtype=torch.int64), state.items.live_rows()])
-    keys = state.items.keys_of(rows)
-    items = SlotRows(
-        keys,
-        state.items.gather(rows),
-        {PRIOR: state.learner.item_prior(rows.numpy(), watermark_ms)},
-        ["", *(_original(state, key) for key in keys[1:].tolist())],
-    )
-    weights = state.learner.network.state_dict()
-    dense = {name: weight.detach().clone() for name, weight in weights.items()}
-    return Snapshot(number, described, dict(dense), {ITEM_SLOT: items})
-
-
-def _original(state: State, key: int) -> Id:
-    owner = state.ids.get(key)
-    return key if owner is None else owner
 
 
 def segments_of(directory: VersionDirectory, manifest: Manifest) -> list[Segment]:

@@ -13,6 +13,7 @@ from service.histories.local import Accepted, Events
 from service.histories.rings import Longs
 from service.histories.segments import SegmentLog
 from service.metrics import TrainerMetrics
+from service.store import Removed
 from trainer.evaluation import Evaluation
 from trainer.examples import Batch, TargetBatch, batches, target_batch
 from trainer.inspection import Inspection
@@ -102,7 +103,9 @@ class Teacher:
         """Rows of the block's items; an item whose key is another item's reads the unknown row."""
         events, state = block.events, self.state
         item_T, at_ms_T = torch.from_numpy(events.item_T), torch.from_numpy(events.at_ms_T)
-        rows_T: Longs = state.items.admit(item_T, at_ms_T).rows_N.numpy()
+        admitted = state.items.admit(item_T, at_ms_T)
+        self._let_go(admitted.evicted)
+        rows_T: Longs = admitted.rows_N.numpy()
         owned = np.flatnonzero(rows_T)
         conflicts = state.ids.put(item_T[owned], [block.items[t] for t in owned]).numpy()
         if not conflicts.any():
@@ -148,14 +151,17 @@ class Teacher:
     def _forget(self, block: Block, accepted: Accepted, gone: Longs) -> None:
         """Rows and users past their time-to-live leave, a bounded number per block."""
         state, budget = self.state, self.settings.sweep_rows
-        expired = state.items.expire(block.watermark_ms, budget)
-        if len(expired.rows_M):
-            state.ids.remove(expired.keys_M)
-            state.learner.forget(expired.rows_M.numpy())
-            self.evaluation.forget(expired.rows_M.numpy())
-            self.metrics.store_expired_total.labels("item").inc(len(expired.rows_M))
+        self._let_go(state.items.expire(block.watermark_ms, budget))
         swept = state.histories.expire(block.watermark_ms, budget)
-        self.segments.append(accepted.events, accepted.ordinal_T, np.concatenate([gone, swept]))
+        forgotten = np.concatenate([accepted.evicted_M, gone, swept])
+        self.segments.append(accepted.events, accepted.ordinal_T, forgotten)
+
+    def _let_go(self, removed: Removed) -> None:
+        """Forget everything that is kept beside rows which the table has freed."""
+        if len(removed.rows_M):
+            self.state.ids.remove(removed.keys_M)
+            self.state.learner.forget(removed.rows_M.numpy())
+            self.evaluation.forget(removed.rows_M.numpy())
 
     def _note(
         self, step: Step, kind: str, terms: int, batch: list[Batch] | TargetBatch, number: int

@@ -6,7 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.key_index.protocol import RESERVED_KEY, key_array, reserved_key_error
+from kernels.key_index.protocol import (
+    RESERVED_KEY,
+    key_array,
+    reserved_key_error,
+    row_array,
+    row_error,
+)
 
 
 class ReferenceIndex:
@@ -37,6 +43,13 @@ class ReferenceIndex:
                 self._key_of[row] = RESERVED_KEY
                 self._free.append(row)
         return torch.tensor(rows, dtype=torch.int64)
+
+    def key_at(self, rows_N: Tensor) -> Tensor:
+        rows: list[int] = row_array(rows_N).tolist()
+        for row in rows:
+            if not 0 <= row < self.rows_end:
+                raise row_error(row, self.rows_end)
+        return torch.tensor([self._key_of[row] for row in rows], dtype=torch.int64)
 
     def keys(self) -> Tensor:
         return torch.tensor(self._key_of, dtype=torch.int64)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from service.commands.processes import Child
 from service.errors import InputError
@@ -37,9 +38,14 @@ class DataFolder:
     @property
     def trained_records(self) -> int:
         """How many stream records the newest version has learned from; 0 without one."""
+        manifest = self.newest_manifest()
+        return int(manifest["counters"].get("records", 0)) if manifest else 0
+
+    def newest_manifest(self) -> dict[str, Any] | None:
+        """The newest version's manifest as plain JSON; None without a version."""
         manifests = sorted((self.root / "versions" / "manifests").glob("*.json"))
-        counters = json.loads(manifests[-1].read_text())["counters"] if manifests else {}
-        return int(counters.get("records", 0))
+        found: dict[str, Any] | None = json.loads(manifests[-1].read_text()) if manifests else None
+        return found
 
     def log(self, name: str) -> Path:
         """The log of one process."""

@@ -1,169 +1,272 @@
-"""Rings in size classes: one arena of fixed-size records, a power-of-two piece of it per owner.
+"""Two rings for every owner: its last events, two words each, and its last ids, one word each.
 
-An owner starts with 8 places and doubles up to the limit; after that the oldest record is
-overwritten. Freed pieces are reused by class, so a ring of the full length for everyone (thirty
-times more on real data) is never paid. One thread at a time.
+A ring starts with 8 places and doubles when it is full, up to its capacity and as long as there is
+room; else its newest record overwrites the oldest. So a ring of the full length for everyone
+(thirty times more on real data) is never paid. All that is known of an owner is one line of the
+cache. One thread at a time.
 """
-
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-FIRST_CLASS = 8
+from kernels.lanes import prefetch
+from kernels.reserved import Reserved
+from service.histories.pieces import Pieces, first_word, give, take, words_of
+
+FIRST = 8
+"""Records of a new ring."""
+
+LINE = 8
+"""Words of an owner: the time of its latest event, its two rings, and one to fill the line."""
+LAST_MS, EVENTS, IDS = 0, 1, 4
+PIECE, HELD, COUNT = 0, 1, 2
+"""Places in a ring: its memory (0: none), the records it holds, the ordinal of the next one.
+
+The record with ordinal o lies in place o modulo the ring's size.
+"""
+EVENT_WORDS, ID_WORDS = 2, 1
+
+LINE_BYTES = 64
+WORD_BYTES = 10
+"""What a word of a ring is charged: 8, and a quarter for free memory between the rings."""
+FIRST_BYTES = FIRST * (EVENT_WORDS + ID_WORDS) * WORD_BYTES
+"""What an owner's two rings are charged at their first size, also while there are no ids."""
+
+GROWN, ROOM, SHORTENED = 0, 1, 2
+"""Places in the tally: words of all rings beyond their first size; words by which rings may still
+grow; records overwritten for want of them."""
+
+_BOUNDLESS = 2**62
+_WORTH_COMPACTING = 1 << 20
+"""Free words (8 MiB)."""
 
 Longs = npt.NDArray[np.int64]
+Shapes = npt.NDArray[np.int16]
 
 
 class Rings:
-    """Rings of records of `fields` 64-bit integers each, for owners numbered 0, 1, 2, ..."""
+    """The rings of owners 0, 1, 2, ... `memory` is what the compiled functions work on."""
 
-    def __init__(self, fields: int, capacity: int) -> None:
-        if capacity < FIRST_CLASS or capacity & (capacity - 1):
-            raise ValueError(f"ring capacity {capacity} must be a power of two of at least 8")
-        self.capacity = capacity
-        self._arena = np.zeros((64 * FIRST_CLASS, fields), np.int64)
-        self._used = np.zeros(1, np.int64)
-        # Freed pieces of a class form a list through their own first word.
-        self._free = np.full(capacity.bit_length(), -1, np.int64)
-        self._base = np.zeros(0, np.int64)
-        self._size = np.zeros(0, np.int64)
-        self.count = np.zeros(0, np.int64)
-        """Records pushed per owner since it was last cleared: the ordinal of the next one."""
+    def __init__(self) -> None:
+        self._lines = Reserved(np.int64, LINE)
+        self._pieces = Pieces()
+        self.tally = np.zeros(3, np.int64)
+
+    @property
+    def memory(self) -> tuple[Longs, Longs, Longs, Longs]:
+        """Words and book of the pieces, the owners' lines, the tally."""
+        return self._pieces.words, self._pieces.book, self.lines, self.tally
+
+    @property
+    def lines(self) -> Longs:
+        """The lines of all owners, flat."""
+        return self._lines.flat
 
     @property
     def nbytes(self) -> int:
-        """Bytes of everything that grows."""
-        return sum(a.nbytes for a in (self._arena, self._base, self._size, self.count))
+        """Bytes of memory in use, whole pages."""
+        return self._lines.nbytes + self._pieces.nbytes
+
+    def charged_bytes(self, owners: int) -> int:
+        """What the rings are charged if so many owners have any; lines not counted."""
+        return owners * FIRST_BYTES + int(self.tally[GROWN]) * WORD_BYTES
 
     @property
-    def live_records(self) -> int:
-        """Records that a read can still return."""
-        return int(np.minimum(self.count, self._size).sum())
+    def live_events(self) -> int:
+        """Events held by all owners."""
+        return int(self.lines[EVENTS + HELD :: LINE].sum())
+
+    @property
+    def shortened(self) -> int:
+        """Records overwritten for want of room."""
+        return int(self.tally[SHORTENED])
+
+    @shortened.setter
+    def shortened(self, records: int) -> None:
+        self.tally[SHORTENED] = records
+
+    def allow(self, room_bytes: float) -> None:
+        """From now on rings may grow until they are charged so much more."""
+        self.tally[ROOM] = min(max(room_bytes, 0), _BOUNDLESS) // WORD_BYTES
 
     def reserve(self, owners: int) -> None:
-        """Make owners 0 .. owners-1 exist (empty)."""
-        if owners > len(self.count):
-            size = max(owners, 2 * len(self.count), 64)
-            self._base, self._size = grown(self._base, size), grown(self._size, size)
-            self.count = grown(self.count, size)
+        """Make owners 0 .. owners-1 exist (without records)."""
+        self._lines.extend(owners)
 
-    def push(self, owner_T: Longs, ordinal_T: Longs, record_TF: Longs) -> None:
-        """Append one record to each named owner, in order; owners may repeat.
+    def clear(self, owner_M: Longs) -> None:
+        """Forget everything of the owners and make their memory free."""
+        _clear(self.memory, owner_M)
 
-        `ordinal_T` are the records' numbers: 0 (re)starts an owner, any other number follows what
-        the owner holds.
+    def tidy(self) -> None:
+        """Compact if more than a fifth of the memory, and 8 MiB, are free.
+
+        It takes as long as copying the rings; a quarter of that must have been freed since it was
+        done last.
         """
-        done = 0
-        while (done := push(owner_T, ordinal_T, record_TF, done, *self.arrays())) < len(owner_T):
-            self.grow()
+        if self._pieces.free_words > max(self._pieces.live_words // 4, _WORTH_COMPACTING):
+            self.compact()
 
-    def arrays(self) -> tuple[Any, ...]:
-        """What the compiled `push` and `holds` work on; stale once the rings grow."""
-        return (
-            self._arena, self._used, self._free, self._base, self._size, self.count, self.capacity,
-        )  # fmt: skip
+    def compact(self) -> None:
+        """Gather all rings at the bottom of the memory; the rest goes back to the system."""
+        self._pieces.compact(self.lines, _holders(self.lines))
 
-    def grow(self) -> None:
-        """Double the arena."""
-        self._arena = grown(self._arena, 2 * len(self._arena))
+    def shapes(self) -> Shapes:
+        """Size and records held of both rings of each owner, [owners, 4]."""
+        shape_R4 = np.empty((self._lines.length, 4), np.int16)
+        _shapes(self.lines, shape_R4)
+        return shape_R4
 
-    def read(self, owner_B: Longs, most: int) -> tuple[Longs, Longs]:
-        """The last `most` records of each owner, oldest first: offsets [B+1], records [T, F]."""
-        length_B = np.minimum(np.minimum(self.count[owner_B], self._size[owner_B]), most)
-        offsets = np.zeros(len(owner_B) + 1, np.int64)
-        np.cumsum(length_B, out=offsets[1:])
-        record_TF = np.empty((int(offsets[-1]), self._arena.shape[1]), np.int64)
-        _read(owner_B, offsets, self._arena, self._base, self._size, self.count, record_TF)
-        return offsets, record_TF
+    def lay(self, shape_R4: Shapes) -> None:
+        """Give each (new) owner rings of the sizes in `shapes`, without records."""
+        self.reserve(len(shape_R4))
+        _lay(self.memory, shape_R4)
 
-    def clear(self, owner_B: Longs) -> None:
-        """Forget all records of the owners (each named once) and reuse their memory."""
-        _clear(owner_B, self._arena, self._free, self._base, self._size, self.count)
-
-
-def grown(array: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    """A longer copy, zeros at its end."""
-    longer = np.zeros((size, *array.shape[1:]), array.dtype)
-    longer[: len(array)] = array
-    return longer
+    def trim(self, shape_R4: Shapes) -> bool:
+        """Forget what `shapes` did not hold, the oldest records first; whether all held as many."""
+        return bool(_trim(self.memory, shape_R4))
 
 
 @njit(cache=True, nogil=True)
-def _class_of(size):
-    kind = 0
-    while FIRST_CLASS << kind < size:
-        kind += 1
-    return kind
+def push(memory, at, width, capacity, ordinal, first_field, second_field):
+    """Append a record of `width` words (1 or 2) to the ring at line word `at`.
+
+    If the ordinal is not the next one, the ring is emptied first.
+    """
+    words, _, lines, _ = memory
+    held = lines[at + HELD] if ordinal == lines[at + COUNT] else 0
+    size = words_of(lines[at + PIECE]) // width
+    if held == size and size < capacity:
+        size = _grown(memory, at, width, size)
+    spot = first_word(lines[at + PIECE]) + (ordinal & (size - 1)) * width
+    words[spot] = first_field
+    if width == 2:
+        words[spot + 1] = second_field
+    lines[at + HELD] = min(held + 1, size)
+    lines[at + COUNT] = ordinal + 1
 
 
 @njit(cache=True, nogil=True)
-def _release(base, size, arena, free):
-    kind = _class_of(size)
-    arena[base, 0] = free[kind]
-    free[kind] = base
+def _grown(memory, at, width, size):
+    """Give a full ring twice the places if there is room; the places it has now."""
+    words, book, lines, tally = memory
+    if size == 0:
+        lines[at + PIECE] = take(words, book, FIRST * width)
+        return FIRST
+    if size * width > tally[ROOM]:
+        tally[SHORTENED] += 1
+        return size
+    tally[ROOM] -= size * width
+    tally[GROWN] += size * width
+    piece, larger = lines[at + PIECE], take(words, book, 2 * size * width)
+    source, target = first_word(piece), first_word(larger)
+    for ordinal in range(lines[at + COUNT] - size, lines[at + COUNT]):
+        for f in range(width):
+            place = (ordinal & (2 * size - 1)) * width + f
+            words[target + place] = words[source + (ordinal & (size - 1)) * width + f]
+    give(words, book, piece)
+    lines[at + PIECE] = larger
+    return 2 * size
 
 
 @njit(cache=True, nogil=True)
-def _take(size, arena, used, free):
-    """Base of a piece of `size` places, or -1 when the arena must grow first."""
-    kind = _class_of(size)
-    if free[kind] >= 0:
-        base = free[kind]
-        free[kind] = arena[base, 0]
-        return base
-    if used[0] + size > len(arena):
-        return -1
-    base = used[0]
-    used[0] += size
-    return base
+def ring_at(lines, at, width):
+    """First word of a ring's memory and its size less one, by which ordinals become places."""
+    piece = lines[at + PIECE]
+    return first_word(piece), words_of(piece) // width - 1
 
 
 @njit(cache=True, nogil=True)
-def push(owners, ordinals, records, done, arena, used, free, base, size, count, capacity):
-    """`Rings.push` from record `done` on; returns where the arena must grow first, or the end."""
-    for t in range(done, len(owners)):
-        owner, ordinal = owners[t], ordinals[t]
-        held = size[owner]
-        if held == 0 or (ordinal >= held and held < capacity):
-            wanted = max(FIRST_CLASS, 2 * held)
-            piece = _take(wanted, arena, used, free)
-            if piece < 0:
-                return t
-            for i in range(max(0, ordinal - held), ordinal):
-                arena[piece + i % wanted] = arena[base[owner] + i % held]
-            if held:
-                _release(base[owner], held, arena, free)
-            base[owner], size[owner] = piece, wanted
-        arena[base[owner] + ordinal % size[owner]] = records[t]
-        count[owner] = ordinal + 1
-    return len(owners)
+def holds_id(memory, at, value):
+    """Whether the ring of ids at line word `at` holds this one."""
+    words, _, lines, _ = memory
+    base, mask = ring_at(lines, at, ID_WORDS)
+    count = lines[at + COUNT]
+    for ordinal in range(count - lines[at + HELD], count):
+        if words[base + (ordinal & mask)] == value:
+            return True
+    return False
 
 
 @njit(cache=True, nogil=True)
-def holds(owner, value, arena, used, free, base, size, count, capacity):
-    """Whether the first field of a record that the owner holds has this value."""
-    i, held = 0, min(count[owner], size[owner])
-    while i < held and arena[base[owner] + i, 0] != value:
-        i += 1
-    return i < held
+def ask_for_line(lines, owner):
+    """Ask for an owner's line ahead of its use; any owner is allowed."""
+    prefetch(np.uint64(lines.ctypes.data + owner * LINE_BYTES))
 
 
 @njit(cache=True, nogil=True)
-def _read(owners, offsets, arena, base, size, count, out):
-    for b in range(len(owners)):
-        owner = owners[b]
-        ordinal = count[owner] - (offsets[b + 1] - offsets[b])
-        for t in range(offsets[b], offsets[b + 1]):
-            out[t] = arena[base[owner] + ordinal % size[owner]]
-            ordinal += 1
+def ask_for_rings(memory, owner):
+    """Ask for where an owner's next records go, and where its ids begin."""
+    words, _, lines, _ = memory
+    at = owner * LINE
+    base, mask = ring_at(lines, at + EVENTS, EVENT_WORDS)
+    place = (lines[at + EVENTS + COUNT] & mask) * EVENT_WORDS
+    prefetch(np.uint64(words.ctypes.data + (base + place) * 8))
+    prefetch(np.uint64(words.ctypes.data + first_word(lines[at + IDS + PIECE]) * 8))
 
 
 @njit(cache=True, nogil=True)
-def _clear(owners, arena, free, base, size, count):
-    for owner in owners:
-        if size[owner]:
-            _release(base[owner], size[owner], arena, free)
-        size[owner] = 0
-        count[owner] = 0
+def grown_words(lines, at):
+    """Words beyond their first size of the rings of the owner whose line begins at `at`."""
+    events, ids = words_of(lines[at + EVENTS + PIECE]), words_of(lines[at + IDS + PIECE])
+    return max(0, events - FIRST * EVENT_WORDS) + max(0, ids - FIRST * ID_WORDS)
+
+
+@njit(cache=True, nogil=True)
+def _clear(memory, owner_M):
+    words, book, lines, tally = memory
+    for owner in owner_M:
+        at = owner * LINE
+        tally[GROWN] -= grown_words(lines, at)
+        for ring in (EVENTS, IDS):
+            if lines[at + ring + PIECE]:
+                give(words, book, lines[at + ring + PIECE])
+        lines[at : at + LINE] = 0
+
+
+@njit(cache=True, nogil=True)
+def _holders(lines):
+    """Which words of the lines name a piece."""
+    at_P, found = np.empty(len(lines) // LINE * 2, np.int64), 0
+    for line in range(0, len(lines), LINE):
+        for at in (line + EVENTS + PIECE, line + IDS + PIECE):
+            if lines[at]:
+                at_P[found] = at
+                found += 1
+    return at_P[:found]
+
+
+@njit(cache=True, nogil=True)
+def _shapes(lines, shape_R4):
+    for owner in range(len(shape_R4)):
+        at = owner * LINE
+        shape_R4[owner, 0] = words_of(lines[at + EVENTS + PIECE]) // EVENT_WORDS
+        shape_R4[owner, 1] = lines[at + EVENTS + HELD]
+        shape_R4[owner, 2] = words_of(lines[at + IDS + PIECE]) // ID_WORDS
+        shape_R4[owner, 3] = lines[at + IDS + HELD]
+
+
+@njit(cache=True, nogil=True)
+def _lay(memory, shape_R4):
+    words, book, lines, tally = memory
+    for owner in range(len(shape_R4)):
+        for column, ring, width in ((0, EVENTS, EVENT_WORDS), (2, IDS, ID_WORDS)):
+            size = np.int64(shape_R4[owner, column])
+            if size:
+                lines[owner * LINE + ring + PIECE] = take(words, book, size * width)
+        tally[GROWN] += grown_words(lines, owner * LINE)
+
+
+@njit(cache=True, nogil=True)
+def _trim(memory, shape_R4):
+    words, book, lines, _ = memory
+    for owner in range(len(shape_R4)):
+        for column, ring in ((0, EVENTS), (2, IDS)):
+            at, held = owner * LINE + ring, np.int64(shape_R4[owner, column + 1])
+            if lines[at + HELD] < held:
+                return False
+            lines[at + HELD] = held
+            if shape_R4[owner, column] == 0 and lines[at + PIECE]:
+                give(words, book, lines[at + PIECE])
+                lines[at + PIECE] = 0
+    return True

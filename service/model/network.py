@@ -58,7 +58,7 @@ class Network(nn.Module):
 
     def item_prior(self, counts_UP: Tensor) -> Tensor:
         """Learned log-linear prior [U] from decayed counts at several half-lives."""
-        return (counts_UP + PRIOR_EPS).log() @ self.prior
+        return item_prior(counts_UP, self.prior)
 
     def action_logits(
         self, encoded: Encoded, item_R: Tensor, items_UD: Tensor, rows: Rows
@@ -76,3 +76,8 @@ class Network(nn.Module):
             return self.tokens.start.expand(len(empty_Q), -1)
         last_Q = (first_Q + rows.limit - 1).masked_fill(empty_Q, 0)
         return torch.where(empty_Q[:, None], self.tokens.start, last_TD[last_Q])
+
+
+def item_prior(counts_UP: Tensor, weights_P: Tensor) -> Tensor:
+    """Log-linear prior [U] of items from their decayed counts at several half-lives."""
+    return (counts_UP + PRIOR_EPS).log() @ weights_P

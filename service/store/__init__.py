@@ -1,11 +1,28 @@
 """The embedding store: what is learned about each id, without two ids ever sharing a row.
 
-`table` (one slot's table), with `rows` (what it keeps by row), `admission` (which ids earn a row),
-`expiry` (which lose it) and `ids` (original ids by key). May import kernels and service.settings,
+`table` (one slot's table), with `settings`, `rows` (rows by key), `admission`, `waiting` and
+`counters` (which ids earn a row), `budget` and `room` (which get it), `expiry` and `eviction`
+(which lose it), `clock` (event time), `changes` (since a version), `saving` (checkpoints), `ids`
+(original ids by key), `draws` and `occurrences` (helpers). May import kernels and service.settings,
 service.errors, service.actions; one thread owns a table at a time.
 """
 
+from service.store.budget import Budget
+from service.store.changes import Changes
 from service.store.ids import OriginalIds
-from service.store.table import Admitted, EmbeddingTable, Expired, SlotSettings
+from service.store.rows import Removed
+from service.store.saving import Saving
+from service.store.settings import CapSettings, SlotSettings
+from service.store.table import Admitted, EmbeddingTable
 
-__all__ = ["Admitted", "EmbeddingTable", "Expired", "OriginalIds", "SlotSettings"]
+__all__ = [
+    "Admitted",
+    "Budget",
+    "CapSettings",
+    "Changes",
+    "EmbeddingTable",
+    "OriginalIds",
+    "Removed",
+    "Saving",
+    "SlotSettings",
+]

@@ -1,68 +1,51 @@
-"""Admission: an id gets a row only at its `min_count`-th occurrence. Exact."""
+"""Admission: which occurrences of ids without a row earn one."""
 
-from typing import Any
+import math
+from collections.abc import Callable
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from numba import njit
 from torch import Tensor
 
-from kernels.key_index import RESERVED_KEY, key_index
+from service.store.counters import Counters
+from service.store.draws import mixed, word
+from service.store.occurrences import since_first
+from service.store.settings import SlotSettings
+from service.store.waiting import Waiting
 
 
 class Admission:
-    """Occurrences of ids that have no row yet, in a key index of their own."""
+    """By count (`min_count`), by chance (`probability`), or everybody at once."""
 
-    def __init__(self, min_count: int, backend: str) -> None:
-        self._min_count, self._backend = min_count, backend
-        self._index = key_index(backend)
-        self._counts = np.zeros(0, np.int32)
+    def __init__(self, slot: SlotSettings, seed: int, empty: Callable[[], Counters]) -> None:
+        self._seed = word(seed)
+        self.waiting: Waiting | None = None
+        if slot.min_count > 1:
+            period_ms = max(1, round(slot.waiting_seconds * 1000))
+            self.waiting = Waiting(slot.min_count, period_ms, slot.max_waiting, empty)
+        self._highest: int | None = None
+        if slot.probability is not None:
+            self._highest = math.ceil(slot.probability * 2**64) - 1 - 2**63
 
-    def earned(self, keys_N: Tensor) -> npt.NDArray[np.bool_]:
-        """Count each occurrence; True from the one that reaches `min_count` on (bool [N])."""
-        rows_N, _ = self._index.insert(keys_N)
-        self._reserve(self._index.rows_end)
-        nth_N = np.empty(len(rows_N), np.int32)
-        _count(self._counts, rows_N.numpy(), nth_N)
-        return nth_N >= self._min_count
+    def earned(self, keys_A: Tensor, at_ms_A: Tensor) -> Tensor | None:
+        """True for occurrences that have earned their id a row, and for later ones of such an id
+        (bool [A]); None where all have.
 
-    def forget(self, keys_N: Tensor) -> None:
-        """Drop the counts of ids that got their row."""
-        rows_N = self._index.remove(keys_N)
-        self._counts[rows_N[rows_N >= 0].numpy()] = 0
+        By chance: an occurrence earns the row if its 64 random bits, a function of seed, key and
+        time alone, are below probability * 2^64.
+        """
+        if self.waiting is not None:
+            return self.waiting.earned(keys_A)
+        if self._highest is not None:
+            bits_A = mixed(keys_A ^ mixed(at_ms_A ^ self._seed))
+            # Signed numbers, moved so that they are in the order of the unsigned ones.
+            return since_first((bits_A ^ -(2**63)) <= self._highest, keys_A)
+        return None
 
-    def __len__(self) -> int:
-        """Ids that wait."""
-        return len(self._index)
+    def forget(self, keys_M: Tensor) -> None:
+        """Drop what is kept of distinct ids that wait."""
+        if self.waiting is not None:
+            self.waiting.forget(keys_M)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes allocated, unused capacity included."""
-        return self._index.nbytes + self._counts.nbytes
-
-    def state(self) -> dict[str, Tensor]:
-        """Waiting keys in ascending order and their counts: the same however batches were cut."""
-        keys_R = self._index.keys()
-        keys_W, order = keys_R[keys_R != RESERVED_KEY].sort()
-        counts_R = torch.from_numpy(self._counts[: len(keys_R)])
-        return {"keys": keys_W, "counts": counts_R[keys_R != RESERVED_KEY][order]}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Become the admission that returned `state`."""
-        self._index = key_index(self._backend)
-        self._index.insert(state["keys"])
-        self._counts = state["counts"].numpy().copy()
-
-    def _reserve(self, rows: int) -> None:
-        if rows > len(self._counts):
-            grown = np.zeros(max(rows, 2 * len(self._counts)), np.int32)
-            grown[: len(self._counts)] = self._counts
-            self._counts = grown
-
-
-@njit(cache=True, nogil=True)
-def _count(counts: Any, rows: Any, nth: Any) -> None:
-    for i in range(len(rows)):
-        counts[rows[i]] += 1
-        nth[i] = counts[rows[i]]
+    def pass_time(self, watermark_ms: int) -> None:
+        """Forget ids that have stayed away."""
+        if self.waiting is not None:
+            self.waiting.pass_time(watermark_ms)

@@ -51,6 +51,13 @@ class OriginalIds:
         """Bytes of the table and of its keys and ids."""
         return sys.getsizeof(self._id_of) + self._id_bytes
 
+    def copy(self) -> "OriginalIds":
+        """The same ids and counter, to go their own way."""
+        copy = OriginalIds()
+        copy.collisions, copy._id_of = self.collisions, self._id_of.copy()
+        copy._id_bytes = self._id_bytes
+        return copy
+
     def state(self) -> dict[str, Tensor]:
         """Keys in order of arrival, their ids as one MessagePack list, and the counter."""
         packed = bytearray(msgspec.msgpack.encode(list(self._id_of.values())))

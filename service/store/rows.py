@@ -1,109 +1,215 @@
-"""What the store keeps by row: vector, optimizer state, last use and occurrences."""
+"""Rows by key: an index, what its rows hold, what has changed in them, and a saving under way."""
 
-import numpy as np
-import numpy.typing as npt
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from kernels.crew import Crew
+from kernels.key_index import RESERVED_KEY, key_index
 from kernels.row_init import initial_rows
-from kernels.row_update import adagrad, gather, touch
+from kernels.rows import CHANGED, KNOWN, Decay, Optimizer, row_table
+from kernels.rows.columns import names_of
+from service.errors import ModelMismatch
+from service.store.changes import ChangeLog, Changes
+from service.store.occurrences import number_from_one
+from service.store.saving import Saving
+from service.store.settings import SlotSettings
 
-Int64s = npt.NDArray[np.int64]
-
-NEVER_EXPIRES_MS = 2**63 - 1
-"""Last use of a row that no sweep may take: the unknown row and free rows."""
-
-_FIRST_CAPACITY = 1024
-_EMPTY = {"vectors": 0.0, "squares": 0.0, "last_seen_ms": NEVER_EXPIRES_MS, "counts": 0.0}
+_LONG_AGO_MS = -(2**63)
+"""Last use of a row before its first occurrence is counted."""
+_AT_ONCE = 32_768
+"""Rows handled at once where all rows are."""
 
 
-class Rows:
-    """Growing tensors with one entry per row, doubled when full: D * 4 + 16 bytes a row.
+class Removed(NamedTuple):
+    """Keys that lost their rows, and those rows, in the order in which they did."""
 
-    `end` rows are in use or free; beyond it lies capacity. Tensors handed out are views of the
-    present ones and go stale when rows are added. Rows are written through numpy: torch would
-    share such light work among threads, and wait for them when other work holds the cores.
+    keys_M: Tensor
+    rows_M: Tensor
+
+
+class KeyedRows:
+    """Row 0 is the unknown row, which nobody's key has; the index's row r is row r + 1 here.
+
+    Whatever changes a row passes through here, so that no change escapes the next version or gets
+    into a saving that began before it.
     """
 
-    def __init__(self, width: int, seed: int, init_std: float, backend: str) -> None:
-        self.width, self._seed, self._init_std, self._backend = width, seed, init_std, backend
-        self.end = 0
-        self._by_row = {
-            "vectors": torch.empty(0, width),
-            "squares": torch.empty(0),
-            "last_seen_ms": torch.empty(0, dtype=torch.int64),
-            "counts": torch.empty(0),
+    def __init__(
+        self, slot: SlotSettings, seed: int, backend: str, crew: Crew, device: torch.device
+    ) -> None:
+        self._slot, self._seed, self._backend = slot, seed, backend
+        self._index = key_index(backend, crew, str(device))
+        self._empty = lambda: row_table(slot.dim, slot.moments, backend, crew, str(device))
+        self.table = self._empty()
+        self.device, self._log = device, ChangeLog(device)
+        self.nobody = Removed(*torch.empty(2, 0, dtype=torch.int64, device=device))
+        self._saving: Saving | None = None
+        self.table.extend(1)
+        vectors_1D = self._initial(torch.tensor([RESERVED_KEY], device=device))
+        marks_1 = torch.full((1,), CHANGED, dtype=torch.uint8, device=device)
+        self.table.put(self._range(0, 1), {"vectors": vectors_1D, "marks": marks_1})
+
+    def find(self, keys_N: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Row of each key, 0 where it has none, and where those are (None: nowhere)."""
+        rows_N = self._index.lookup(keys_N)
+        return rows_N, number_from_one(rows_N)
+
+    def make(
+        self, keys_E: Tensor, at_ms_E: Tensor, earlier: int, decay: Decay
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Give rows to keys that have none. Returns the row of each, and the rows and keys that are
+        new, each once; they start like those of ids never seen, with `earlier` occurrences."""
+        index_rows_E, is_new_E = self._index.insert(keys_E)
+        rows_E = index_rows_E + 1
+        rows_M, keys_M, at_ms_M = rows_E[is_new_E], keys_E[is_new_E], at_ms_E[is_new_E]
+        self.table.extend(self._index.rows_end + 1)
+        self._before_change(rows_M)
+        self.table.clear(rows_M)  # of what a late update may have left in a freed row
+        columns = {
+            "vectors": self._initial(keys_M),
+            "last_seen_ms": torch.full_like(rows_M, _LONG_AGO_MS),
+            "admitted_ms": at_ms_M,
         }
+        if earlier:
+            columns["weight"] = decay.weights(at_ms_M) * earlier
+        self.table.put(rows_M, columns)
+        return rows_E, rows_M, keys_M
 
-    @property
-    def vectors_RD(self) -> Tensor:
-        return self._by_row["vectors"][: self.end]
+    def release(self, keys_N: Tensor) -> Removed:
+        """Free the rows of keys, as far as they have one, and overwrite what they held."""
+        rows_N = self._index.remove(keys_N) + 1
+        had_N = rows_N > 0
+        removed = Removed(keys_N[had_N], rows_N[had_N])
+        self._before_change(removed.rows_M)
+        self._log.removed(self.table, removed.rows_M, removed.keys_M)
+        self.table.clear(removed.rows_M)
+        return removed
 
-    @property
-    def squares_R(self) -> Tensor:
-        """Row-wise Adagrad's accumulators."""
-        return self._by_row["squares"][: self.end]
+    def touch(self, rows_N: Tensor, at_ms_N: Tensor, decay: Decay) -> None:
+        """One occurrence of each row but the unknown one."""
+        self._before_change(rows_N)
+        self.table.touch(rows_N, at_ms_N, decay)
 
-    @property
-    def last_seen_ms_R(self) -> Tensor:
-        return self._by_row["last_seen_ms"][: self.end]
+    def step(self, rows_N: Tensor, grads_ND: Tensor, optimizer: Optimizer, decay: Decay) -> None:
+        """One step of the optimizer for each distinct row."""
+        self._before_change(rows_N)
+        self.table.step(rows_N, grads_ND, optimizer, decay)
 
-    @property
-    def counts_R(self) -> Tensor:
-        """Occurrences since admission and those that earned it, exact up to 2^24."""
-        return self._by_row["counts"][: self.end]
+    def reweigh(self, factor: float) -> None:
+        """Multiply all decayed counts; a saving under way is finished first."""
+        if factor == 1:
+            return
+        if self._saving is not None:
+            self._saving.finish()
+        for first in range(0, self.end, _AT_ONCE):
+            rows_M = self._range(first, min(first + _AT_ONCE, self.end))
+            weights_M = self.table.take(rows_M, ["weight"])["weight"] * factor
+            self.table.put(rows_M, {"weight": weights_M})
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes allocated, unused capacity included."""
-        return sum(tensor.nbytes for tensor in self._by_row.values())
+    def changes(self) -> Changes:
+        """What has changed since the last call."""
+        rows_M = self.table.changed()
+        keys_M = self.keys_of(rows_M)
+        held_M = (keys_M != RESERVED_KEY) | (rows_M == 0)  # a late update marks a freed row, too
+        return self._log.take(self.table, rows_M[held_M], keys_M[held_M])
 
-    def extend(self, end: int) -> None:
-        """Make rows up to `end` exist, empty."""
-        capacity = len(self._by_row["counts"])
-        if end > capacity:
-            self._reserve(max(end, 2 * capacity, _FIRST_CAPACITY))
-        for name, empty in _EMPTY.items():
-            self._by_row[name].numpy()[self.end : end] = empty
-        self.end = max(self.end, end)
+    def put_back(self, changes: Changes) -> None:
+        """Count these changes as changes again."""
+        held_M = changes.rows_M < self.end
+        held_M &= self.keys_of(changes.rows_M.where(held_M, 0)) == changes.keys_M
+        again_X, _ = self.find(changes.removed_keys_T)
+        self._log.put_back(self.table, changes, held_M, again_X[again_X > 0])
 
-    def start(self, rows_M: Int64s, keys_M: Tensor, counts: float, at_ms: int) -> None:
-        """Make rows those of ids never seen: their vector follows from seed and key alone."""
-        rows_MD = initial_rows(keys_M, self.width, self._seed, self._init_std, self._backend)
-        values = {"vectors": rows_MD.numpy(), "squares": 0, "counts": counts, "last_seen_ms": at_ms}
-        for name, value in values.items():
-            self._by_row[name].numpy()[rows_M] = value
+    def save(self, rest: dict[str, Tensor]) -> Saving:
+        """Begin to copy what is there now. RuntimeError while that is being done already."""
+        if self._saving is not None and not self._saving.finished:
+            raise RuntimeError("a table is saved once at a time; finish() the saving under way")
+        self._saving = self._begin_saving(rest)
+        return self._saving
 
-    def clear(self, rows_M: Int64s) -> None:
-        """Forget everything that the rows held."""
-        for name, empty in _EMPTY.items():
-            self._by_row[name].numpy()[rows_M] = empty
-
-    def touch(self, rows_N: Tensor, at_ms_N: Tensor) -> None:
-        """Count one occurrence of each row (not the unknown one) at its time."""
-        touch(self.last_seen_ms_R, self.counts_R, rows_N, at_ms_N, self._backend)
-
-    def gather(self, rows_N: Tensor) -> Tensor:
-        """Copies of the rows' vectors, [N, D]."""
-        return gather(self.vectors_RD, rows_N, self._backend)
-
-    def update(self, rows_N: Tensor, grads_ND: Tensor, learning_rate: float) -> None:
-        """One row-wise Adagrad step for each distinct row."""
-        adagrad(
-            self.vectors_RD, self.squares_R, rows_N, grads_ND, learning_rate, backend=self._backend
-        )
-
-    def state(self) -> dict[str, Tensor]:
-        """Copies of all rows."""
-        return {name: tensor[: self.end].clone() for name, tensor in self._by_row.items()}
+    def state(self, rest: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Copies of everything, and `rest`."""
+        return self._begin_saving(rest).finish()
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Become the rows that returned `state`."""
-        self._by_row = {name: state[name].clone() for name in self._by_row}
-        self.end = len(self._by_row["counts"])
+        """Become the rows that `state` was copied from, all of them known to the last version.
 
-    def _reserve(self, capacity: int) -> None:
-        for name, old in self._by_row.items():
-            new = old.new_empty(capacity, *old.shape[1:])
-            new[: self.end] = old[: self.end]
-            self._by_row[name] = new
+        ModelMismatch, changing nothing, for another width or other columns.
+        """
+        self._check_columns(state)
+        # A saving under way goes on with the old rows, which nobody changes any more.
+        self._saving = None
+        self._index.load({name: state[f"index.{name}"] for name in ("keys", "free")})
+        self.table, self._log = self._empty(), ChangeLog(self.device)
+        self.table.extend(len(state["rows.weight"]))
+        columns = {n.removeprefix("rows."): t for n, t in state.items() if n.startswith("rows.")}
+        for first in range(0, self.end, _AT_ONCE):
+            end = min(first + _AT_ONCE, self.end)
+            slices = {name: column[first:end].to(self.device) for name, column in columns.items()}
+            self.table.put(self._range(first, end), slices)
+        live_M = torch.cat([self._range(0, 1), self.live()])
+        self.table.put(live_M, {"marks": torch.full_like(live_M, KNOWN, dtype=torch.uint8)})
+
+    def keys_of(self, rows_N: Tensor) -> Tensor:
+        """Key of each row; the reserved key for row 0 and free rows."""
+        keys_N = torch.full_like(rows_N, RESERVED_KEY)
+        given_N = rows_N > 0
+        keys_N[given_N] = self._index.key_at(rows_N[given_N] - 1)
+        return keys_N
+
+    def live(self) -> Tensor:
+        """Rows that belong to keys, ascending."""
+        return (self._index.keys() != RESERVED_KEY).nonzero().squeeze(1) + 1
+
+    def __len__(self) -> int:
+        """Keys that have a row."""
+        return len(self._index)
+
+    @property
+    def end(self) -> int:
+        """One more than the highest row ever given out."""
+        return self.table.end
+
+    @property
+    def free(self) -> int:
+        """Rows that can be given out before `end` grows."""
+        return self._index.rows_end - len(self._index)
+
+    def bytes_by_part(self) -> dict[str, int]:
+        """Bytes in use."""
+        rows, index, tombstones = self.table.nbytes, self._index.nbytes, self._log.nbytes
+        return {"rows": rows, "index": index, "tombstones": tombstones}
+
+    def _begin_saving(self, rest: dict[str, Tensor]) -> Saving:
+        index = {f"index.{name}": t.cpu() for name, t in self._index.state().items()}
+        return Saving(self.table, self.device, index | rest)
+
+    def _before_change(self, rows_N: Tensor) -> None:
+        if self._saving is not None:
+            self._saving.keep(rows_N)
+            self._saving = None if self._saving.finished else self._saving
+
+    def _check_columns(self, state: dict[str, Tensor]) -> None:
+        width, dim = state["rows.vectors"].shape[1], self._slot.dim
+        if width != dim:
+            raise ModelMismatch(
+                f"the saved table has dim = {width}, this one dim = {dim}; "
+                f"set dim = {width} or start from an empty directory"
+            )
+        ours = sorted(set(names_of(self._slot.moments)) - {"marks"})
+        theirs = sorted(n.removeprefix("rows.") for n in state if n.startswith("rows."))
+        if theirs != ours:
+            raise ModelMismatch(
+                f"the saved table keeps {', '.join(theirs)}; this one, with optimizer = "
+                f"{self._slot.optimizer!r}, {', '.join(ours)}; set the optimizer it was trained "
+                "with, or start from an empty directory"
+            )
+
+    def _initial(self, keys_M: Tensor) -> Tensor:
+        slot = self._slot
+        return initial_rows(keys_M, slot.dim, self._seed, slot.init_scale, self._backend)
+
+    def _range(self, first: int, end: int) -> Tensor:
+        return torch.arange(first, end, device=self.device)

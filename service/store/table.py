@@ -1,245 +1,245 @@
-"""One slot's embedding table: key index, rows, admission and expiry under one owner."""
+"""One slot's embedding table: rows by key, and who gets one, keeps it and loses it."""
 
+from collections import Counter
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from kernels.key_index import RESERVED_KEY, key_index
-from service.errors import ModelMismatch
-from service.settings import Section
+from kernels.crew import Crew
+from kernels.key_index import key_index
 from service.store.admission import Admission
+from service.store.budget import Budget, row_bytes, waiting_bytes
+from service.store.changes import Changes
+from service.store.clock import Clock
+from service.store.counters import Counters
 from service.store.expiry import Sweep
-from service.store.rows import NEVER_EXPIRES_MS, Rows
-
-Int64s = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-
-_LONG_AGO_MS = -(2**63)
-"""Last use of a row before its first occurrence is counted."""
-
-
-class SlotSettings(Section):
-    """What one slot (user ids, item ids, ...) keeps for its ids."""
-
-    dim: int = Field(64, ge=1, le=4096)
-    """Width of a vector."""
-    min_count: int = Field(1, ge=1, lt=2**31)
-    """Occurrences that earn an id its row."""
-    ttl_seconds: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """Event time without an occurrence after which an id loses its row; None: rows stay."""
-    max_rows: int | None = Field(None, ge=1)
-    """Most ids with a row; further ones are refused and counted. None: no limit."""
-    learning_rate: float = Field(0.02, gt=0, allow_inf_nan=False)
-    """Row-wise Adagrad's."""
-    init_scale: float = Field(0.01, ge=0, allow_inf_nan=False)
-    """Standard deviation of a new row's components."""
+from service.store.room import Room
+from service.store.rows import KeyedRows, Removed
+from service.store.saving import Saving
+from service.store.settings import CapSettings, SlotSettings
+from service.store.waiting import Waiting
 
 
 class Admitted(NamedTuple):
-    """Row of each occurrence (0: the unknown row), and the rows made for new ids, each once, in
-    the order in which they were earned."""
+    """Row of each occurrence (0: the unknown row), the rows made for new ids, each once, in the
+    order in which they were earned, and what had left before to make room for them."""
 
     rows_N: Tensor
     new_rows_M: Tensor
-
-
-class Expired(NamedTuple):
-    """Keys that lost their rows, and those rows, in sweep order."""
-
-    keys_M: Tensor
-    rows_M: Tensor
+    evicted: Removed
 
 
 class EmbeddingTable:
     """Vectors by 64-bit key. Row 0 is the learned *unknown* row: ids without a row read it.
 
     Batches act as their keys would one by one, so that rows, row numbers and counts do not depend
-    on how a stream is cut into batches; vectors of new rows depend on seed and key alone. Both
-    backends number rows alike.
+    on how a stream is cut into batches; only where a limit is met (the budget's, or that of waiting
+    ids) a batch decides as a whole. Vectors of new rows depend on seed and key alone. All backends
+    number rows alike. Tensors are on `device`; one thread owns a table at a time.
     """
 
-    def __init__(self, settings: SlotSettings, seed: int, backend: str = "numba") -> None:
+    def __init__(
+        self,
+        settings: SlotSettings,
+        seed: int,
+        backend: str = "numba",
+        threads: int = 1,
+        device: str = "cpu",
+        budget: Budget | None = None,
+    ) -> None:
+        """`threads` share large batches; `budget` is shared with other holders of memory, and
+        SettingsError says that it is too small for an empty table."""
+        crew, where = Crew(threads), torch.device(device)
         self.settings = settings
-        self.refused = 0
-        """Occurrences that had earned a row while `max_rows` were taken."""
-        self._index = key_index(backend)
-        self._rows = Rows(settings.dim, seed, settings.init_scale, backend)
-        self._admission = Admission(settings.min_count, backend) if settings.min_count > 1 else None
-        self._sweep = Sweep(settings.ttl_seconds) if settings.ttl_seconds is not None else None
-        self._start_unknown()
-
-    @property
-    def vectors_RD(self) -> Tensor:
-        """All rows up to the highest in use, zeros where free. A view: stale after `admit`."""
-        return self._rows.vectors_RD
-
-    @property
-    def last_seen_ms_R(self) -> Tensor:
-        """Latest event time of each row's id in ms; 2^63 - 1 for row 0 and free rows. A view."""
-        return self._rows.last_seen_ms_R
-
-    @property
-    def counts_R(self) -> Tensor:
-        """Occurrences of each row's id, float32; 0 for row 0 and free rows. A view."""
-        return self._rows.counts_R
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes allocated for rows, index and admission counts, unused capacity included."""
-        waiting = self._admission.nbytes if self._admission is not None else 0
-        return self._rows.nbytes + self._index.nbytes + waiting
-
-    @property
-    def waiting(self) -> int:
-        """Ids that were seen and have not earned a row."""
-        return len(self._admission) if self._admission is not None else 0
-
-    def __len__(self) -> int:
-        """Ids that have a row."""
-        return len(self._index)
+        self.expired = 0
+        """Ids that lost their row by expiry."""
+        self._rows = KeyedRows(settings, seed, backend, crew, where)
+        self._admission = Admission(
+            settings, seed, lambda: Counters(key_index(backend, crew, device), where)
+        )
+        self._optimizer, self._clock = settings.built_optimizer(), Clock(settings.half_life_seconds)
+        self._sweep = Sweep(settings.ttl_seconds)
+        budget = budget or Budget(CapSettings())
+        self._room = Room(settings, seed, self._rows, self._clock, budget)
+        budget.join(lambda: self.charged_bytes)
 
     def lookup(self, keys_N: Tensor) -> Tensor:
         """Row of each key, 0 where it has none; changes nothing. The reserved key: ValueError."""
-        return _table_rows(self._index.lookup(keys_N))
+        rows_N, _ = self._rows.find(keys_N)
+        return rows_N
 
     def admit(self, keys_N: Tensor, at_ms_N: Tensor) -> Admitted:
         """Count one occurrence of each key at its event time, and give rows to ids that earned one.
 
-        (1) Occurrences of ids with a row read it. (2) Others are counted; from the `min_count`-th
-        on, the id has a row if one is to be had. (3) Each occurrence that has a row adds 1 to its
-        count and raises its last-seen time. Occurrences before the earning one read row 0, also
-        within one batch. Raises ValueError, having changed nothing, for the reserved key or if
-        there is not one int64 time per key.
+        (1) Occurrences of ids with a row read it. (2) Others are counted or drawn; from the one
+        that earns it on, the id has a row if one is to be had, and others may have to leave for it.
+        (3) Each occurrence that has a row adds to its decayed count and raises its last-seen time.
+        Occurrences before the earning one read row 0, also within one batch. Raises ValueError,
+        having changed nothing, for the reserved key or if there is not one int64 time per key.
         """
         if at_ms_N.shape != keys_N.shape or at_ms_N.dtype != torch.int64:
             raise ValueError(f"{len(keys_N)} keys need one int64 time each, not {at_ms_N.shape}")
-        rows_N = self.lookup(keys_N)
-        keys, rows = keys_N.numpy(), rows_N.numpy()
-        absent_A = np.flatnonzero(rows == 0)
-        new_rows_M = rows[:0]
-        if len(absent_A):
-            earned_A = absent_A[self._earned(keys[absent_A])]
-            rows[earned_A], new_rows_M = self._make(keys[earned_A])
-        self._rows.touch(rows_N, at_ms_N)
-        return Admitted(rows_N, torch.from_numpy(new_rows_M))
+        rows_N, absent_A = self._rows.find(keys_N)
+        self._clock.start(at_ms_N)
+        new_rows_M, evicted = self._rows.nobody.rows_M, self._rows.nobody
+        earned_E = self._earned(keys_N, at_ms_N, absent_A)
+        if earned_E is not None:
+            earned_E, evicted = self._room.place(keys_N, rows_N, earned_E)
+            rows_N[earned_E], new_rows_M, new_keys_M = self._rows.make(
+                keys_N[earned_E], at_ms_N[earned_E], self.settings.min_count - 1, self._clock.decay
+            )
+            self._admission.forget(new_keys_M)
+        self._rows.touch(rows_N, at_ms_N, self._clock.decay)
+        return Admitted(rows_N, new_rows_M, evicted)
 
-    def gather(self, rows_N: Tensor) -> Tensor:
+    def gather(self, rows_N: Tensor, out_ND: Tensor | None = None) -> Tensor:
         """Copies of the rows' vectors, [N, D]. IndexError for a row outside the table."""
-        return self._rows.gather(rows_N)
+        return self._rows.table.gather(rows_N, out_ND)
 
     def update(self, rows_N: Tensor, grads_ND: Tensor) -> None:
-        """One row-wise Adagrad step per distinct row, its gradients summed first."""
-        self._rows.update(rows_N, grads_ND, self.settings.learning_rate)
+        """One step of the optimizer per distinct row, its gradients summed first."""
+        self._rows.step(rows_N, grads_ND, self._optimizer, self._clock.decay)
 
-    def expire(self, watermark_ms: int, budget_rows: int) -> Expired:
-        """Look at the next `budget_rows` rows and free those with watermark - last seen > ttl.
+    def expire(self, watermark_ms: int, budget_rows: int) -> Removed:
+        """Time passes: look at the next `budget_rows` rows and free those with watermark - last
+        seen > ttl, so that a row is gone ceil(rows / budget_rows) calls later at the latest.
 
-        What they held is overwritten at once; the ids start anew if they return.
+        What they held is overwritten at once; the ids start anew if they return. By the same
+        watermark, also without a ttl, waiting ids are forgotten and counts decay. It must be
+        bounded against events dated in the future by whoever makes it.
         """
-        if self._sweep is None:
-            return Expired(*torch.empty(2, 0, dtype=torch.int64))
-        rows_M = self._sweep.expired(self.last_seen_ms_R, watermark_ms, budget_rows)
-        keys_M = self.keys_of(rows_M)
-        self._index.remove(keys_M)
-        self._rows.clear(rows_M.numpy())
-        return Expired(keys_M, rows_M)
+        self._admission.pass_time(watermark_ms)
+        self._rows.reweigh(self._clock.advance(watermark_ms))
+        rows_M = self._sweep.expired(self._rows.table, watermark_ms, budget_rows)
+        self.expired += len(rows_M)
+        return self._rows.release(self.keys_of(rows_M)) if len(rows_M) else self._rows.nobody
+
+    def remove(self, keys_N: Tensor) -> Removed:
+        """Erase ids, also those that wait."""
+        self._admission.forget(keys_N.unique())
+        return self._rows.release(keys_N)
+
+    def changes(self) -> Changes:
+        """Take what has changed since the last call, or in all: by them, a copy of the table as it
+        was then becomes one of the present. After `load`, nothing has."""
+        return self._rows.changes()
+
+    def put_back(self, changes: Changes) -> None:
+        """The version made of these changes failed: they count as changed again."""
+        self._rows.put_back(changes)
+
+    def save(self) -> Saving:
+        """Begin to copy the table as it is now, a slice per step, while it goes on. One at a time.
+
+        At once are copied: keys by row, the free stack and waiting counts.
+        """
+        return self._rows.save(self._rest())
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of everything that later results depend on, settings, seed and the set of changes
+        apart; on the CPU."""
+        return self._rows.state(self._rest())
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Become the table that returned `state` (of any backend), bit for bit.
+
+        Raises ModelMismatch if its rows have another width, or other columns (Adam's moments).
+        """
+        self._rows.load(state)
+        self._rows.reweigh(self._clock.load(state))
+        for part in self._parts():
+            part.load(state)
+        self.expired = int(state["expired"])
+
+    @property
+    def vectors_RD(self) -> Tensor:
+        """All rows up to the highest in use, zeros where free. On the CPU a view: it lacks the rows
+        that `admit` makes later."""
+        return self._rows.table.column("vectors")
+
+    @property
+    def last_seen_ms_R(self) -> Tensor:
+        """Latest event time of each row's id in ms; 2^63 - 1 for row 0 and free rows. As above."""
+        return self._rows.table.column("last_seen_ms")
+
+    def decayed_counts(self, rows_N: Tensor) -> Tensor:
+        """Occurrences of rows' ids, each halved for every half-life up to the last watermark."""
+        weights_N = self._rows.table.take(rows_N, ["weight"])["weight"]
+        return self._clock.decay.count(weights_N, self._clock.now_ms)
 
     def keys_of(self, rows_N: Tensor) -> Tensor:
         """Key of each row; the reserved key for row 0 and free rows."""
-        rows, keys = rows_N.numpy(), self._index.keys().numpy()
-        keys_N = np.full(len(rows), RESERVED_KEY, np.int64)
-        keys_N[rows > 0] = keys[rows[rows > 0] - 1]
-        return torch.from_numpy(keys_N)
+        return self._rows.keys_of(rows_N)
 
     def live_rows(self) -> Tensor:
         """Rows that belong to ids, ascending; row 0 is not among them."""
-        return (self._index.keys() != RESERVED_KEY).nonzero().squeeze(1).add_(1)
+        return self._rows.live()
 
     def live_keys(self) -> Tensor:
         """The keys of `live_rows`, in that order."""
-        return self._index.keys()[self.live_rows() - 1]
+        return self.keys_of(self.live_rows())
 
-    def state(self) -> dict[str, Tensor]:
-        """Copies of everything that later results depend on, settings and seed apart."""
-        cursor = self._sweep.cursor if self._sweep else 0
-        waiting = self._admission.state() if self._admission is not None else {}
-        return {
-            **{f"index.{name}": tensor for name, tensor in self._index.state().items()},
-            **{f"rows.{name}": tensor for name, tensor in self._rows.state().items()},
-            **{f"waiting.{name}": tensor for name, tensor in waiting.items()},
-            "cursor": torch.tensor(cursor),
-            "refused": torch.tensor(self.refused),
-        }
+    def __len__(self) -> int:
+        """Ids that have a row."""
+        return len(self._rows)
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Become the table that returned `state` (of either backend), bit for bit.
+    @property
+    def refused(self) -> Counter[str]:
+        """Occurrences that had earned a row and got none: `full` (when_full is refuse), `spared`
+        (it is evict, and too few rows could be taken)."""
+        return self._room.refused
 
-        Raises ModelMismatch if its vectors are of another width.
-        """
-        width = state["rows.vectors"].shape[1]
-        if width != self.settings.dim:
-            raise ModelMismatch(
-                f"the saved table has dim = {width}, this one dim = {self.settings.dim}; "
-                f"set dim = {width} or start from an empty directory"
-            )
-        self._index.load(_part(state, "index."))
-        self._rows.load(_part(state, "rows."))
-        self.refused = int(state["refused"])
-        if self._sweep:
-            self._sweep.cursor = int(state["cursor"])
-        if self._admission is not None and "waiting.keys" in state:
-            self._admission.load(_part(state, "waiting."))
+    @property
+    def evicted(self) -> int:
+        """Ids that lost their row by eviction."""
+        return self._room.evicted
 
-    def _start_unknown(self) -> None:
-        self._rows.extend(1)
-        unknown = torch.tensor([RESERVED_KEY])
-        self._rows.start(np.zeros(1, np.int64), unknown, counts=0, at_ms=NEVER_EXPIRES_MS)
+    @property
+    def waiting(self) -> int:
+        """Ids that were counted and have not earned a row."""
+        waiting = self._admission.waiting
+        return 0 if waiting is None else len(waiting)
 
-    def _earned(self, keys_A: Int64s) -> Bools:
-        """True for occurrences of absent ids that have earned a row and find one free."""
-        earned_A = np.ones(len(keys_A), np.bool_)
-        if self._admission is not None:
-            earned_A = self._admission.earned(torch.from_numpy(keys_A))
-        room = len(keys_A) if self.settings.max_rows is None else self.settings.max_rows - len(self)
-        if np.count_nonzero(earned_A) > room:
-            fits_E = _of_first_keys(keys_A[earned_A], room)
-            self.refused += int(np.count_nonzero(~fits_E))
-            earned_A[earned_A] = fits_E
-        return earned_A
+    @property
+    def rotations_early(self) -> int:
+        """How often waiting ids were forgotten before their time, for lack of room."""
+        waiting = self._admission.waiting
+        return 0 if waiting is None else waiting.rotations_early
 
-    def _make(self, keys_E: Int64s) -> tuple[Int64s, Int64s]:
-        """Rows of the occurrences and, once each, the rows that are new."""
-        index_rows_E, is_new_E = self._index.insert(torch.from_numpy(keys_E))
-        rows_E, is_new = _table_rows(index_rows_E).numpy(), is_new_E.numpy()
-        new_rows_M, new_keys_M = rows_E[is_new], torch.from_numpy(keys_E[is_new])
-        if self._admission is not None:
-            self._admission.forget(new_keys_M)
-        self._rows.extend(self._index.rows_end + 1)
-        earlier = self.settings.min_count - 1
-        self._rows.start(new_rows_M, new_keys_M, counts=earlier, at_ms=_LONG_AGO_MS)
-        return rows_E, new_rows_M
+    @property
+    def nbytes(self) -> int:
+        """Bytes in use, whole pages included."""
+        return sum(self.bytes_by_part().values())
 
+    def bytes_by_part(self) -> dict[str, int]:
+        """Bytes in use, by what they are used for."""
+        waiting = self._admission.waiting
+        counters = 0 if waiting is None else waiting.nbytes
+        return {**self._rows.bytes_by_part(), "waiting": counters}
 
-def _table_rows(index_rows_N: Tensor) -> Tensor:
-    """The index numbers rows from 0 and says -1 for absent: one more is the table's number.
+    @property
+    def charged_bytes(self) -> int:
+        """What the budget counts: every row up to the highest, in use or free, and every id that
+        may wait. A function of settings and state, not below `nbytes` but for some whole pages."""
+        return self._rows.end * row_bytes(self.settings) + waiting_bytes(self.settings)
 
-    In place and by numpy: torch would split so light a loop over threads, which beside other work
-    on the same cores costs a hundred times what it saves.
-    """
-    rows: Int64s = index_rows_N.numpy()
-    rows += 1
-    return index_rows_N
+    def _earned(self, keys_N: Tensor, at_ms_N: Tensor, absent_A: Tensor | None) -> Tensor | None:
+        """Those of the absent occurrences that have earned a row; None where there are none."""
+        if absent_A is None:
+            return None
+        earned_A = self._admission.earned(keys_N[absent_A], at_ms_N[absent_A])
+        earned_E = absent_A if earned_A is None else absent_A[earned_A]
+        return earned_E if len(earned_E) else None
 
+    def _rest(self) -> dict[str, Tensor]:
+        """The state of everything but rows and index."""
+        state = {"expired": torch.tensor(self.expired)} | self._clock.state()
+        for part in self._parts():
+            state |= part.state()
+        return state
 
-def _of_first_keys(keys_N: Int64s, limit: int) -> Bools:
-    """True where the key is among the first `limit` distinct ones, by first occurrence."""
-    first = list(dict.fromkeys(keys_N.tolist()))[:limit]
-    return np.isin(keys_N, np.array(first, np.int64))
-
-
-def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+    def _parts(self) -> list[Room | Sweep | Waiting]:
+        waiting = self._admission.waiting
+        parts: list[Room | Sweep | Waiting] = [self._room, self._sweep]
+        return parts if waiting is None else [*parts, waiting]

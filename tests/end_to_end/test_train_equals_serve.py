@@ -20,10 +20,10 @@ from service.model.hstu import window_start
 from service.model.ranker import Ranker, described
 from service.settings import Settings
 from trainer.build import Plan
+from trainer.copying import snapshot_of
 from trainer.examples import TargetBatch, target_batch
 from trainer.inspection import Inspection
 from trainer.joiner import Open
-from trainer.publish import snapshot_of
 from trainer.state import State
 from trainer.teaching import Scoring, Teacher
 

@@ -3,7 +3,14 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.metrics import Metrics, Readings, ServingMetrics, TrainerMetrics
+from service.metrics import (
+    Metrics,
+    Readings,
+    ServingMetrics,
+    Tally,
+    TrainerMetrics,
+    resident_bytes,
+)
 
 BOTH = pytest.mark.parametrize("kind", [TrainerMetrics, ServingMetrics])
 
@@ -46,3 +53,17 @@ def test_a_scrape_is_read_back() -> None:
     assert readings.by_label("hit_rate", "model") == {"online": 0.5, "popularity": 0.25}
     assert readings.get("step_seconds_count") == 1
     assert readings.get("process_resident_memory_bytes") > 1e6
+
+
+def test_a_tally_carries_growth_and_not_what_was_there_before() -> None:
+    metrics, tally = TrainerMetrics(), Tally()
+    counter = metrics.store_removed_total.labels("item", "evicted")
+    for total in (7, 7, 9, 12):
+        tally.tell(counter, total)
+    assert b'freshet_store_removed_total{reason="evicted",slot="item"} 5.0' in metrics.text()
+
+
+def test_resident_memory_is_what_the_system_says() -> None:
+    before = resident_bytes()
+    held = bytearray(b"x" * 50_000_000)
+    assert resident_bytes() - before > 0.9 * len(held)

@@ -9,6 +9,7 @@ import torch
 
 from service.histories.local import Events, HistorySettings, LocalHistories
 from service.model.hstu import window_start
+from service.store import Budget, CapSettings
 from trainer.examples import Batch, batches
 
 Event = tuple[int, int, int]
@@ -129,6 +130,21 @@ def test_an_example_ends_with_what_its_last_query_sees() -> None:
     (batch,) = cut(histories, events, positive_T, window=8, budget=10_000)
     assert batch.queries.limit.tolist() == [0, 2]
     assert batch.seen.item_E.tolist() == [100, 101]
+
+
+def test_a_history_kept_short_for_lack_of_memory_loses_no_example() -> None:
+    """The ring holds 8 events where the window would show 16: every query sees what is there."""
+    limit = CapSettings(max_bytes=134 + 240 + 8, when_full="refuse")
+    histories = LocalHistories(HistorySettings(ttl_seconds=None, capacity=64), Budget(limit))
+    _, events = one_user(40)
+    asked = []
+    for first in range(0, 40, 4):
+        part = Events(*(column[first : first + 4] for column in vars(events).values()))
+        for batch in cut(histories, part, np.ones(4, np.bool_), window=16, budget=10_000):
+            asked += [first + event for event, *_ in rows_of(batch)]
+            assert int(batch.queries.limit.max()) <= 8 + 3
+    assert asked == list(range(40))
+    assert histories.shortened > 0
 
 
 def test_a_block_without_positives_makes_no_batch() -> None:

@@ -139,7 +139,7 @@ def test_rows_and_users_whose_time_is_over_leave(workshop: Workshop) -> None:
     state = trainer.teacher.state
     assert len(state.items) == len(state.ids) < 250
     assert len(state.histories) < 250
-    assert sample(trainer, "store_expired_total", slot="item") > 50
+    assert sample(trainer, "store_removed_total", slot="item", reason="expired") > 50
     assert len(workshop.restored().teacher.state.histories) == len(state.histories)
 
 

@@ -100,6 +100,29 @@ def test_a_user_is_gone_within_users_by_budget_blocks_after_the_time_to_live(
     assert not len(histories.expire(10**15, budget))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_nobody_stays_longer_than_the_bound_while_others_come_and_go(seed: int) -> None:
+    draw, histories, budget = np.random.default_rng(seed), LocalHistories(SETTINGS), 3
+    last_ms: dict[int, int] = {}
+    overdue: dict[int, int] = {}  # calls of the sweep since the user's time has come
+    at_once, latest = 0, 0
+    for call in range(1500):
+        now_ms = DAY_MS + call * TTL_MS // 100
+        users = draw.integers(0, 150 + call, int(draw.integers(0, 3) * (1 + (call // 300) % 2)))
+        histories.append(Events(users, users, 0 * users, now_ms + 0 * users, 0 * users), now_ms)
+        for user in users.tolist():
+            last_ms[user] = now_ms
+            overdue.pop(user, None)
+        at_once = max(at_once, len(histories))
+        for user in [u for u, at_ms in last_ms.items() if now_ms - at_ms > TTL_MS]:
+            overdue[user] = overdue.get(user, 0) + 1
+        for user in histories.expire(now_ms, budget).tolist():
+            latest = max(latest, overdue.pop(user))
+            del last_ms[user]
+        assert max(overdue.values(), default=0) < math.ceil(at_once / budget)
+    assert latest > 0.8 * math.ceil(at_once / budget)
+
+
 def test_nobody_is_forgotten_without_a_time_to_live() -> None:
     histories = LocalHistories(HistorySettings(ttl_seconds=None))
     histories.append(events_of(1, [5]), 0)
@@ -176,24 +199,25 @@ def test_reading_strangers_and_nobody_and_nothing(read: Any) -> None:
     assert read(histories, np.array([1]), most=0) == {1: (2, [])}
 
 
-def test_forgotten_users_memory_is_used_again(blocks_of: Any) -> None:
+def test_forgotten_users_memory_is_used_again() -> None:
     histories, sizes = LocalHistories(SETTINGS), []
     for round_ in range(6):
-        for events, _ in blocks_of(1, blocks=30, size=300):
-            users = events.user_T // 2 + 1000 * round_
-            histories.append(Events(users, *list(vars(events).values())[1:]), 0)
+        for user in range(3000 * round_, 3000 * (round_ + 1), 500):
+            users = np.repeat(np.arange(user, user + 500), 40)
+            count = np.arange(len(users))
+            histories.append(Events(users, count, 0 * count, count, 1 + count), 0)
         sizes.append(histories.nbytes)
         histories.expire(2**50, 10**6)
         assert len(histories) == histories.live_events == 0
+    assert sizes[0] > 3000 * 64 * 16
     assert sizes[1:] == sizes[1:2] * 5
 
 
 def test_bytes_follow_the_events_kept() -> None:
-    histories = LocalHistories(HistorySettings(capacity=512))
-    empty = histories.nbytes
-    users = np.arange(10_000)
+    histories, users = LocalHistories(HistorySettings(capacity=512)), np.arange(100_000)
     histories.append(Events(users, users, 0 * users, users, 0 * users), 0)
-    assert 10_000 * 8 * 16 < histories.nbytes - empty < 10_000 * 600
+    assert 100_000 * (8 * 16 + 64) < histories.nbytes < 100_000 * 320
+    assert histories.nbytes < histories.charged_bytes + 2**23
 
 
 @pytest.mark.parametrize(

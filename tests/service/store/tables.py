@@ -1,0 +1,54 @@
+"""Short words for tests of tables."""
+
+import torch
+from torch import Tensor
+
+from kernels.row_init import initial_rows
+from service.store import Budget, CapSettings, EmbeddingTable, SlotSettings
+from service.store.budget import row_bytes, waiting_bytes
+
+FOREVER_MS = 2**63 - 1
+DIM, SEED = 4, 7
+
+
+def longs(*values: int) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64)
+
+
+def at(count: int, ms: int = 1000) -> Tensor:
+    return torch.full((count,), ms, dtype=torch.int64)
+
+
+def table(
+    backend: str = "numba", rows: int | None = None, when_full: str = "evict", **settings: object
+) -> EmbeddingTable:
+    """A table of narrow rows; `rows` ids and no more fit into its budget."""
+    slot = SlotSettings.model_validate({"dim": DIM, **settings})
+    return EmbeddingTable(slot, SEED, backend, budget=budget_for(slot, rows, when_full))
+
+
+def budget_for(slot: SlotSettings, rows: int | None, when_full: str = "evict") -> Budget:
+    """A budget that holds one table with so many ids, and its unknown row."""
+    limit = None if rows is None else (rows + 1) * row_bytes(slot) + waiting_bytes(slot)
+    return Budget(CapSettings.model_validate({"max_bytes": limit, "when_full": when_full}))
+
+
+def admit(store: EmbeddingTable, *keys: int, ms: int = 1000) -> list[int]:
+    rows: list[int] = store.admit(longs(*keys), at(len(keys), ms)).rows_N.tolist()
+    return rows
+
+
+def learn(store: EmbeddingTable, gradients: dict[int, float]) -> None:
+    """One step for each key, with a gradient of equal components."""
+    rows_N = store.lookup(longs(*gradients))
+    store.update(rows_N, torch.tensor(list(gradients.values())).unsqueeze(1).expand(-1, DIM))
+
+
+def fresh(key: int) -> Tensor:
+    """The vector of an id never seen."""
+    return initial_rows(longs(key), DIM, SEED, SlotSettings().init_scale)[0]
+
+
+def same(state: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether two states are equal bit for bit."""
+    return state.keys() == other.keys() and all(torch.equal(state[n], other[n]) for n in state)

@@ -1,0 +1,47 @@
+"""What the trainer's metrics say of its state, refreshed now and then."""
+
+from service.intake import Intake
+from service.metrics import Tally, TrainerMetrics
+from trainer.teaching import Teacher
+
+REFUSALS = ("full", "spared")
+"""Why an id that earned a row got none."""
+LIMITS = ("evicted", "refused", "shortened")
+"""What the cap on memory did to histories: totals that they keep under these names."""
+
+
+class Measures:
+    """Totals that a resumed state brings along are where the counters begin."""
+
+    def __init__(self, teacher: Teacher, intake: Intake, metrics: TrainerMetrics) -> None:
+        self._teacher, self._intake, self._metrics = teacher, intake, metrics
+        self._tally = Tally()
+        self._store()
+
+    def take(self) -> None:
+        """Refresh everything."""
+        metrics, intake = self._metrics, self._intake
+        for model, rate in self._teacher.evaluation.hit_rates().items():
+            metrics.hit_rate.labels(model).set(rate)
+        metrics.block.set(self._teacher.state.block)
+        metrics.watermark_seconds.set(intake.watermark_ms / 1000)
+        metrics.stream_lag_records.set(intake.lag())
+        self._store()
+
+    def _store(self) -> None:
+        state, metrics, tell = self._teacher.state, self._metrics, self._tally.tell
+        items, histories = state.items, state.histories
+        metrics.store_rows.labels("item").set(len(items))
+        metrics.store_waiting.labels("item").set(items.waiting)
+        metrics.store_bytes.labels("item").set(state.item_bytes)
+        metrics.store_charged_bytes.set(state.budget.charged)
+        metrics.histories_users.set(len(histories))
+        metrics.histories_bytes.set(histories.nbytes)
+        tell(metrics.store_removed_total.labels("item", "expired"), items.expired)
+        tell(metrics.store_removed_total.labels("item", "evicted"), items.evicted)
+        for reason in REFUSALS:
+            tell(metrics.store_refused_total.labels("item", reason), items.refused[reason])
+        tell(metrics.store_early_rotations_total.labels("item"), items.rotations_early)
+        tell(metrics.id_collisions_total.labels("item"), state.ids.collisions)
+        for reason in LIMITS:
+            tell(metrics.histories_limited_total.labels(reason), getattr(histories, reason))
