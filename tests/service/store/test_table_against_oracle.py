@@ -111,3 +111,7 @@ TestTableAgainstOracle.settings = settings(
 def test_a_walk_by_chance_never_leaves_the_oracle(name: str) -> None:
     walk = walk_of(KINDS, *WALKS[name])
     Wanderer(walk, seed=len(name), window=300, largest=300).go(800, check_every=20)
+    assert walk.oracle.expired > 100 or walk.slot.ttl_seconds is None
+    assert walk.oracle.evicted > 100 or "evicting" not in name
+    assert walk.oracle.refused > 100 or "refusing" not in name
+    assert walk.oracle.waiting.rotations_early > 20 or "rotations" not in name

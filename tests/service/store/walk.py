@@ -365,7 +365,7 @@ def walk_of(
 ) -> Walk:
     """A walk whose cap holds roughly so many rows."""
     common = {"dim": 4, "ttl_seconds": 5, "half_life_seconds": 2, "waiting_seconds": 3}
-    chosen = SlotSettings.model_validate({**common, "grace_seconds": 1, **slot})
+    chosen = SlotSettings.model_validate({**common, "grace_seconds": 0.4, **slot})
     max_bytes = None if rows is None else rows * row_bytes(chosen) + waiting_bytes(chosen)
     cap = CapSettings.model_validate({"max_bytes": max_bytes, "when_full": when_full})
     return Walk(chosen, kinds, cap)

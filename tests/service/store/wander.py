@@ -7,20 +7,21 @@ from tests.service.store.walk import START_MS, Walk, gradients
 
 OFTEN = {
     "admit": 400, "update": 250, "expire": 120, "remove": 20, "publish": 20, "publish_in_vain": 10,
-    "put_back": 10, "start_saving": 6, "go_on_saving": 60, "restore": 2, "restart": 3,
+    "put_back": 10, "start_saving": 10, "go_on_saving": 60, "restore": 3, "restart": 10,
     "others_take_memory": 10,
 }  # fmt: skip
 """How often each is done, of the sum of all."""
 
 WALKS = {
     "everything earns a row": ({"optimizer": "adagrad"}, None, "evict"),
-    "counted, many rotations": ({"min_count": 3, "max_waiting": 200}, None, "evict"),
-    "drawn, evicting": ({"probability": 0.2, "optimizer": "adam"}, 300, "evict"),
-    "counted, evicting": ({"min_count": 2, "optimizer": "frequency_sgd"}, 200, "evict"),
-    "counted, refusing": ({"min_count": 2, "optimizer": "sgd"}, 200, "refuse"),
-    "nothing expires": ({"ttl_seconds": None, "half_life_seconds": 0.3}, 400, "evict"),
+    "counted, many rotations": ({"min_count": 3, "max_waiting": 80}, None, "evict"),
+    "drawn, evicting": ({"probability": 0.2, "optimizer": "adam"}, 80, "evict"),
+    "counted, evicting": ({"min_count": 2, "optimizer": "frequency_sgd"}, 60, "evict"),
+    "counted, refusing": ({"min_count": 2, "optimizer": "sgd"}, 60, "refuse"),
+    "nothing expires, evicting": ({"ttl_seconds": None, "half_life_seconds": 0.3}, 400, "evict"),
 }
-"""Settings of a slot, rows under the cap (roughly) and what happens when they are not enough."""
+"""Settings of a slot, rows under the cap (roughly) and what happens when they are not enough; for a
+window of some hundred ids."""
 
 
 class Wanderer:
