@@ -60,7 +60,7 @@ class StateCopy:
             {PRIOR: item_prior(counts, weights["prior"])},
             ["", *(self._original(key) for key in keys[1:].tolist())],
         )
-        return Snapshot(number, described, weights, {ITEM_SLOT: slot})
+        return Snapshot(number, described, dict(weights), {ITEM_SLOT: slot})
 
     def _popularity(self) -> Popularity:
         popularity = Popularity(self._half_lives_seconds)
