@@ -14,8 +14,8 @@ def part_of(part: int, parts: int, *arguments: object) -> tuple[int, int, tuple[
     return part, parts, arguments
 
 
-def crew_threads() -> int:
-    return sum(thread.name == "crew" for thread in threading.enumerate())
+def crew_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "crew"}
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
@@ -78,10 +78,11 @@ def test_callers_share_a_crew_without_mixing_their_results() -> None:
 def test_the_threads_end_with_their_crew() -> None:
     before = crew_threads()
     crew = Crew(4)
-    assert crew_threads() == before + 3
+    own = crew_threads() - before
+    assert len(own) == 3
     del crew
     gc.collect()
-    assert eventually(lambda: crew_threads() <= before)
+    assert eventually(lambda: not own & crew_threads())
 
 
 def test_a_crew_of_nobody_is_refused() -> None:
