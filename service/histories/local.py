@@ -135,7 +135,7 @@ class LocalHistories:
         self._rings = Rings()
         self._budget = budget
         if budget is not None:
-            budget.join(lambda: self.charged_bytes)
+            budget.join(self)
 
     def __len__(self) -> int:
         return len(self._users)

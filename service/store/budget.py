@@ -1,7 +1,8 @@
 """The memory that everything kept by id may take together."""
 
 import math
-from collections.abc import Callable
+import weakref
+from typing import Protocol
 
 from kernels.rows import row_bytes as bytes_of_columns
 from service.errors import SettingsError
@@ -15,6 +16,15 @@ WAITING_BYTES = INDEX_BYTES + KEY_BYTES + FREE_BYTES + 8
 """Of an id that waits: its place in an index, and a count of 4 bytes in an array that doubles."""
 
 
+class Holder(Protocol):
+    """Who holds memory, and what it is charged."""
+
+    @property
+    def charged_bytes(self) -> int:
+        """Bytes, by the rules of this page."""
+        ...
+
+
 class Budget:
     """What the holders of memory are charged, against one limit.
 
@@ -24,11 +34,12 @@ class Budget:
 
     def __init__(self, settings: CapSettings) -> None:
         self.settings = settings
-        self._holders: list[Callable[[], int]] = []
+        self._holders: list[weakref.ref[Holder]] = []
 
-    def join(self, charged: Callable[[], int]) -> None:
-        """Let a holder say what it is charged. SettingsError if the limit is too low for it."""
-        self._holders.append(charged)
+    def join(self, holder: Holder) -> None:
+        """Charge a holder for as long as it lives. SettingsError if the limit is too low for it."""
+        # A table that knew a budget that knew the table would keep its memory until a collection.
+        self._holders.append(weakref.ref(holder))
         if self.left < 0:
             raise SettingsError(
                 f"setting store.max_bytes = {self.settings.max_bytes} is less than the "
@@ -39,7 +50,8 @@ class Budget:
     @property
     def charged(self) -> int:
         """Bytes that all holders are charged."""
-        return sum(charged() for charged in self._holders)
+        holders = (holder() for holder in self._holders)
+        return sum(holder.charged_bytes for holder in holders if holder is not None)
 
     @property
     def left(self) -> float:

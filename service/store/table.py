@@ -62,7 +62,7 @@ class EmbeddingTable:
         self._sweep = Sweep(settings.ttl_seconds)
         budget = budget or Budget(CapSettings())
         self._room = Room(settings, seed, self._rows, self._clock, budget)
-        budget.join(lambda: self.charged_bytes)
+        budget.join(self)
 
     def lookup(self, keys_N: Tensor) -> Tensor:
         """Row of each key, 0 where it has none; changes nothing. The reserved key: ValueError."""

@@ -21,6 +21,7 @@ from service.histories.rings import FIRST_BYTES, WORD_BYTES
 from service.histories.segments import Segment, SegmentLog, compacted, concatenated
 from service.store.budget import Budget
 from service.store.settings import CapSettings
+from tests.service.store.tables import Other
 
 DAY_MS = 86_400_000
 TTL_MS = 10 * DAY_MS
@@ -338,12 +339,12 @@ def test_a_ring_that_finds_no_room_keeps_its_last_events_and_grows_later(read: A
 
 
 def test_other_holders_of_the_same_budget_leave_less_room() -> None:
-    budget, others = Budget(CapSettings(max_bytes=room_for(10))), 0
-    budget.join(lambda: others)
+    budget, others = Budget(CapSettings(max_bytes=room_for(10))), Other()
+    budget.join(others)
     histories = LocalHistories(SETTINGS, budget)
     histories.append(events_of(range(8), DAY_MS), 0)
     assert budget.charged == histories.charged_bytes == room_for(8)
-    others = room_for(5)  # three users too many
+    others.charged_bytes = room_for(5)  # three users too many
     histories.append(events_of([0] * 20, DAY_MS), 0)
     assert (len(histories), histories.shortened) == (8, 13)
     assert len(histories.append(events_of([50], DAY_MS + 1), 0).evicted_M) > 3
@@ -351,11 +352,11 @@ def test_other_holders_of_the_same_budget_leave_less_room() -> None:
 
 
 def test_nobody_is_forgotten_where_it_would_not_help() -> None:
-    budget, others = Budget(CapSettings(max_bytes=room_for(10))), 0
-    budget.join(lambda: others)
+    budget, others = Budget(CapSettings(max_bytes=room_for(10))), Other()
+    budget.join(others)
     histories = LocalHistories(SETTINGS, budget)
     histories.append(events_of(range(8), DAY_MS), 0)
-    others = room_for(20)
+    others.charged_bytes = room_for(20)
     accepted = histories.append(events_of([1, 50, 2], DAY_MS), 0)
     assert accepted.evicted_M.tolist() == [50]
     assert (len(histories), histories.evicted, histories.refused) == (8, 0, 1)

@@ -1,5 +1,7 @@
 """Short words for tests of tables."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,13 @@ from service.store.budget import row_bytes, waiting_bytes
 
 FOREVER_MS = 2**63 - 1
 DIM, SEED = 4, 7
+
+
+@dataclass
+class Other:
+    """Somebody else who holds memory on the same budget."""
+
+    charged_bytes: int = 0
 
 
 def longs(*values: int) -> Tensor:

@@ -9,22 +9,30 @@ from kernels.reserved import HUGE_BYTES
 from service.errors import SettingsError
 from service.store import Budget, CapSettings, EmbeddingTable, SlotSettings
 from service.store.budget import row_bytes, waiting_bytes
-from tests.service.store.tables import at, budget_for
+from tests.service.store.tables import Other, at, budget_for
 
 RANGES = 40
 """Reserved ranges of a table and its counters: each may begin a huge page that it does not fill."""
 
 
 def test_all_holders_are_charged_together() -> None:
-    budget = Budget(CapSettings(max_bytes=100))
-    budget.join(lambda: 30)
-    budget.join(lambda: 25)
+    budget, one, another = Budget(CapSettings(max_bytes=100)), Other(30), Other(25)
+    budget.join(one)
+    budget.join(another)
     assert (budget.charged, budget.left, budget.room(10)) == (55, 45, 4)
 
 
+def test_who_is_gone_is_charged_no_longer() -> None:
+    budget = Budget(CapSettings(max_bytes=10**6))
+    store = EmbeddingTable(SlotSettings(dim=4), 0, budget=budget)
+    assert budget.charged == store.charged_bytes > 0
+    del store  # at once, without a collection: its memory would stay as long
+    assert budget.charged == 0
+
+
 def test_without_a_limit_there_is_always_room() -> None:
-    budget = Budget(CapSettings())
-    budget.join(lambda: 2**60)
+    budget, other = Budget(CapSettings()), Other(2**60)
+    budget.join(other)
     assert (budget.left, budget.room(2**70)) == (math.inf, math.inf)
 
 

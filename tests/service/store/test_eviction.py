@@ -5,7 +5,7 @@ from torch import Tensor
 
 from service.store import EmbeddingTable
 from service.store.eviction import SAMPLES
-from tests.service.store.tables import admit, at, budget_for, learn, longs, same, table
+from tests.service.store.tables import Other, admit, at, budget_for, learn, longs, same, table
 
 HOUR_MS = 3_600_000
 
@@ -136,10 +136,10 @@ def test_eviction_goes_on_alike_after_a_restart_and_on_every_backend() -> None:
 
 
 def test_another_holder_of_the_budget_leaves_less_room(backend: str) -> None:
-    store, others = table(backend), 0
+    store, others = table(backend), Other()
     slot = store.settings
     budget = budget_for(slot, rows=10, when_full="refuse")
-    budget.join(lambda: others)
+    budget.join(others)
     shared = EmbeddingTable(slot, 7, backend, budget=budget)
-    others = int(budget.left) // 2
+    others.charged_bytes = int(budget.left) // 2
     assert sum(row > 0 for row in admit(shared, *range(10))) == 5

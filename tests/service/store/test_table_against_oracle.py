@@ -83,7 +83,7 @@ class TableAgainstOracle(RuleBasedStateMachine):
     @precondition(lambda self: self.walk.cap.max_bytes)
     @rule(rows=st.sampled_from([0, 3, 20]), seed=SEEDS)
     def others_take_memory(self, rows: int, seed: int) -> None:
-        self.walk.elsewhere = rows * row_bytes(self.walk.slot)
+        self.walk.others.charged = rows * row_bytes(self.walk.slot)
         self.train(seed)
 
     def train(self, seed: int) -> None:

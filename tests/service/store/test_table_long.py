@@ -6,7 +6,7 @@ from tests.service.store.walk import Kind, walk_of
 from tests.service.store.wander import WALKS, Wanderer
 
 KINDS = {"one thread": Kind(), "two threads": Kind(threads=2)}
-STEPS = 40_000
+STEPS = 35_000
 
 
 @pytest.mark.long

@@ -44,6 +44,13 @@ class Saved:
 
 
 @dataclass
+class Others:
+    """Whoever shares the budget of a table."""
+
+    charged_bytes: int = 0
+
+
+@dataclass
 class Walk:
     """Tables side by side, each with a budget, a replica fed by its changes, and one oracle."""
 
@@ -51,8 +58,7 @@ class Walk:
     kinds: dict[str, Kind]
     cap: CapSettings = field(default_factory=CapSettings)
     saved: Saved | None = None
-    elsewhere: int = 0
-    """Bytes that other holders of the budget are charged."""
+    others: Others = field(default_factory=Others)
 
     def __post_init__(self) -> None:
         self.oracle = Oracle(self.slot, SEED)
@@ -68,7 +74,7 @@ class Walk:
     def admit(self, keys: list[int], at_ms: list[int]) -> None:
         """One batch of training."""
         keys_N, at_ms_N = _longs(keys), _longs(at_ms)
-        charged = self._charged + self.elsewhere
+        charged = self._charged + self.others.charged_bytes
         admitted = {name: table.admit(keys_N, at_ms_N) for name, table in self.tables.items()}
         first = self.same({n: [t.tolist() for t in _flat(a)] for n, a in admitted.items()})
         rows, new_rows, evicted, evicted_rows = first
@@ -171,7 +177,7 @@ class Walk:
         if self.saved is None:
             return
         state = list(self.saved.states.values())[turn % len(self.tables)]
-        self.oracle, self.elsewhere = copy.deepcopy(self.saved.oracle), 0
+        self.oracle, self.others.charged_bytes = copy.deepcopy(self.saved.oracle), 0
         for name in self.kinds:
             self._load(name, state)
         self.oracle.restored()
@@ -231,6 +237,12 @@ class Walk:
             expect_close(table.decayed_counts(_longs(rows)), counts, 1e-5, 1e-30)
             expect_close(table.gather(_longs(rows)), [h.vector for h in held])
             assert (len(table), table.waiting) == (len(self.oracle.held), len(self.oracle.waiting))
+
+    def settle(self) -> None:
+        """Let the oracle's unknown row be the first table's, which is close to it: over tens of
+        thousands of steps, which no other row sees, the rounding of float32 would add up."""
+        vector_1D = next(iter(self.tables.values())).gather(_longs([0])).cpu()
+        self.oracle.unknown.vector = vector_1D[0].double().numpy()
 
     def same(self, found: dict[str, Any]) -> Any:
         """What all tables answered alike."""
@@ -312,7 +324,7 @@ class Walk:
         """Rows that new ids can have: free ones, and what the cap leaves."""
         if self.cap.max_bytes is None:
             return math.inf
-        left = self.cap.max_bytes - self.elsewhere - self._charged
+        left = self.cap.max_bytes - self.others.charged_bytes - self._charged
         return len(self.oracle.free) + max(0, left // row_bytes(self.slot))
 
     def _check_eviction(self, evicted: list[int], batch: set[int], missing: int) -> None:
@@ -354,9 +366,10 @@ class Walk:
         kind, budget = self.kinds[name], Budget(self.cap)
         table = EmbeddingTable(self.slot, SEED, kind.backend, kind.threads, budget=budget)
         self.budgets[name] = budget
-        elsewhere, self.elsewhere = self.elsewhere, 0  # holders join while they hold nothing
-        budget.join(lambda: self.elsewhere)
-        self.elsewhere = elsewhere
+        others, charged = self.others, self.others.charged_bytes
+        others.charged_bytes = 0  # holders join while they hold nothing
+        budget.join(others)
+        others.charged_bytes = charged
         return table
 
 

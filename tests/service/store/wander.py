@@ -42,6 +42,7 @@ class Wanderer:
             self.walk.check_some(keys[:50])
             if step % check_every == 0:
                 self.walk.check()
+                self.walk.settle()
         self.walk.finish_saving()
         self.walk.check()
 
@@ -95,4 +96,4 @@ class Wanderer:
         self.walk.restart(self._draw.choice(list(self.walk.tables)))
 
     def _others_take_memory(self, keys: list[int]) -> None:
-        self.walk.elsewhere = self._draw.choice([0, 3, 40]) * row_bytes(self.walk.slot)
+        self.walk.others.charged_bytes = self._draw.choice([0, 3, 40]) * row_bytes(self.walk.slot)
