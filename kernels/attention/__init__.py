@@ -8,7 +8,9 @@ Shapes: B users, T history events, R asking rows, H heads, K width of queries an
 values, P distance buckets, S time buckets.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,8 +56,8 @@ def attention(
     v_THV: Tensor,
     rows: Rows,
     events: Events,
-    distance_bias_P: Tensor,
-    time_bias_S: Tensor,
+    distance_bias_P: Tensor | None,
+    time_bias_S: Tensor | None,
     length: int,
     alpha: float,
     backend: str = "auto",
@@ -65,18 +67,50 @@ def attention(
     `bias_j = distance_bias[bucket(position - j)] + time_bias[bucket(at_ms - at_ms_j)]`, shared by
     heads; see `buckets`. A row that sees nothing is exactly zero. `length` is a constant of the
     model, so a row's result does not depend on who shares the batch. Differentiable in q, k, v
-    and both biases.
+    and both biases; a bias that is None counts as 0.
 
-    backend: "reference" (plain torch per user), "cpu" (packed numba loop, fp32) or "auto": the
-    reference's matrix products when users have many pairs of rows and events, else the loop.
+    backend: "reference" (plain torch per user), "cpu" (packed numba loop, fp32), "triton" (on a
+    GPU; fp32 with fp32 products, or bf16 with fp32 sums), "triton-tf32" (the same with tf32
+    products) or "auto": triton for fp32 and bf16 on a GPU; on a CPU the reference's matrix products
+    when users have many pairs of rows and events, else the loop.
+
+    Rows may come in any order. Those of a user are best sorted by limit: triton skips, tile by
+    tile, what no row of it sees, and reads others through a permutation.
     """
     if backend == "auto":
         backend = _choose(q_RHK, rows, events)
-    run = pick(backend, {"reference": reference.attention, "cpu": cpu.attention})
+    if not backend.startswith("triton"):
+        distance_bias_P, time_bias_S = (
+            q_RHK.new_zeros(64) if bias is None else bias for bias in (distance_bias_P, time_bias_S)
+        )
+    run = pick(backend, _BACKENDS)
     return run(q_RHK, k_THK, v_THV, rows, events, distance_bias_P, time_bias_S, length, alpha)
 
 
+def _triton(*arguments: Any) -> Tensor:
+    """Imported where it is asked for: a server has no triton."""
+    from kernels.attention import gpu
+
+    return gpu.attention(*arguments, precision="ieee")
+
+
+def _triton_tf32(*arguments: Any) -> Tensor:
+    from kernels.attention import gpu
+
+    return gpu.attention(*arguments, precision="tf32")
+
+
+_BACKENDS: dict[str, Callable[..., Tensor]] = {
+    "reference": reference.attention,
+    "cpu": cpu.attention,
+    "triton": _triton,
+    "triton-tf32": _triton_tf32,
+}
+
+
 def _choose(q_RHK: Tensor, rows: Rows, events: Events) -> str:
+    if q_RHK.device.type == "cuda" and q_RHK.dtype in (torch.float32, torch.bfloat16):
+        return "triton"
     if q_RHK.dtype != torch.float32 or q_RHK.device.type != "cpu":
         return "reference"
     users = max(1, len(events.offsets) - 1)

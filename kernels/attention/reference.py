@@ -33,7 +33,7 @@ def attention(
         bias_of = slice(asking.start, asking.start + 1) if alike else asking
         if alike:  # what nobody sees need not be masked
             seen = slice(seen.start, min(seen.stop, seen.start + int(rows.limit[asking.start])))
-        position_T = torch.arange(seen.stop - seen.start)
+        position_T = torch.arange(seen.stop - seen.start, device=rows.limit.device)
         limit_R1 = rows.limit[bias_of, None]
         distance_RT = (rows.position[bias_of, None] - position_T).clamp(min=0)
         gap_RT = rows.at_ms[bias_of, None] - events.at_ms[seen]

@@ -1,0 +1,47 @@
+"""The shipped configurations compile for Ampere and Hopper, without spills; figures are printed."""
+
+import sys
+from collections.abc import Iterable
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("triton exists for Linux alone", allow_module_level=True)
+
+from tests.kernels.attention_gpu.compiling import (
+    MOST_SHARED,
+    Variant,
+    compiled,
+    configurations,
+    gates_of,
+    kernels_of,
+)
+
+
+def assert_they_fit(variants: Iterable[Variant]) -> None:
+    for variant in variants:
+        result = compiled(variant)
+        print(
+            f"{result.name}: sm_{result.arch}, {result.warps} warps, {result.registers} registers, "
+            f"{result.spilled_bytes} spilled bytes, {result.shared_bytes} shared bytes"
+        )
+        assert result.spilled_bytes == 0, result.name
+        assert result.shared_bytes <= MOST_SHARED[result.arch], result.name
+        if variant.kind == "bf16" and variant.arch == 90 and "PRECISION" in variant:
+            assert result.warp_group_products > 0, result.name
+            assert not result.serialized, result.name
+
+
+def test_kernels_of_the_usual_widths_compile_for_hopper_without_spills() -> None:
+    assert_they_fit(kernels_of("bf16", 90, 64, 64))
+
+
+def test_a_kernel_of_each_other_kind_compiles_without_spills() -> None:
+    forward, *_ = kernels_of("bf16", 80, 64, 64)
+    exact, *_ = kernels_of("fp32", 80, 32, 32)
+    assert_they_fit([forward, exact, *gates_of(512)])
+
+
+@pytest.mark.long
+def test_every_shipped_configuration_compiles_without_spills() -> None:
+    assert_they_fit(configurations())
