@@ -25,6 +25,7 @@ costs once for all layers. Needs torch, triton, numba and numpy alone.
 
 import argparse
 import functools
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks import report
+from benchmarks.gpu.sections import Job
+from benchmarks.gpu.timing import device_of
 from benchmarks.report import CheckFailed, Figure
 from kernels.attention import DISTANCE_BUCKETS, TIME_BUCKETS, Events, Rows, attention
 
@@ -51,6 +54,7 @@ TOLERANCES = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 """Norm of the error over the norm of the result: sums in another order; rounding to 8 bits."""
 
 OURS = "ours"
+OURS_AND_FLASH = (OURS, "without_rab", "sdpa", "flash")
 
 Call = Callable[[], Tensor]
 
@@ -96,7 +100,7 @@ class Batch:
             for buckets in (DISTANCE_BUCKETS, TIME_BUCKETS)
         )
         # Visits: minutes between most events, days between some.
-        gap_ms = torch.empty(events).exponential_(generator=make) * 60_000
+        gap_ms = -60_000 * torch.log1p(-torch.rand(events, generator=make))
         gap_ms *= 10 ** (3 * torch.rand(events, generator=make) ** 4)
         starts = torch.tensor([0, *lengths]).cumsum(0)
         position = torch.cat([torch.arange(n) for n in lengths])
@@ -181,9 +185,7 @@ def measure(options: argparse.Namespace) -> Iterator[Figure]:
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     runs = options.runs or (10 if device == "cuda" else 5)
     limit = _matmul_rate(device, dtype, runs)
-    yield Figure.of(
-        "attention.matmul_tflops", "TFLOP/s", limit, device=_name_of(device), dtype=str(dtype)[6:]
-    )
+    yield _limit(limit, device, dtype)
     for width in options.dims or WIDTHS[device]:
         for length in lengths:
             users = max(1, (options.tokens or TOKENS[device]) // length)
@@ -191,16 +193,80 @@ def measure(options: argparse.Namespace) -> Iterator[Figure]:
             yield from _measure(Batch(shape), runs, statistics.median(limit))
 
 
-def _measure(batch: Batch, runs: int, limit: float) -> Iterator[Figure]:
-    """One shape's figures."""
+def jobs(quick: bool) -> Iterator[Job]:
+    """For `benchmarks.gpu`: a job for each shape, the most telling first."""
+    device = device_of()
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    small = quick or device == "cpu"
+    lengths = (16,) if small else (8192, 1024, 4096, 256, 2048, 512)
+    widths = (8,) if small else (64, 128)
+    tokens, runs = (32, 2) if small else (TOKENS[device], 10)
+    limit = [math.nan]
+
+    def rate() -> Iterator[Figure]:
+        rates = _matmul_rate(device, dtype, runs)
+        limit[0] = statistics.median(rates)
+        yield _limit(rates, device, dtype)
+
+    def shape_of(length: int, width: int) -> Shape:
+        return Shape(tokens // length, length, HEADS, width, dtype, device)
+
+    yield Job("matrix-product rate", rate)
+    for length in lengths:
+        for width in widths:
+            shape = shape_of(length, width)
+            yield Job(
+                f"length {length}, head dim {width}",
+                lambda shape=shape: _all_or_error(shape, runs, limit[0], OURS_AND_FLASH),
+            )
+    shape = shape_of(lengths[-1], widths[0])
+    yield Job(
+        f"reference, length {shape.length}, head dim {shape.width}",
+        lambda: _all_or_error(shape, runs, limit[0], ("reference",)),
+    )
+
+
+def flex_jobs(quick: bool) -> Iterator[Job]:
+    """For `benchmarks.gpu`: FlexAttention, whose compilation takes longer than all measurements."""
+    if device_of() == "cpu":
+        return
+    for width in WIDTHS["cuda"]:
+        for length in (256,) if quick else reversed(FLEX_LENGTHS):
+            shape = Shape(TOKENS["cuda"] // length, length, HEADS, width, torch.bfloat16, "cuda")
+            yield Job(
+                f"length {length}, head dim {width}",
+                lambda shape=shape: _all_or_error(shape, 10, math.nan, ("flex",)),
+            )
+
+
+def _all_or_error(
+    shape: Shape, runs: int, limit: float, names: tuple[str, ...]
+) -> Iterator[Figure]:
+    """The figures of all that are named; RuntimeError after those that there are, if one cannot."""
+    left_out: list[str] = []
+    yield from _measure(Batch(shape), runs, limit, names, left_out)
+    if left_out:
+        raise RuntimeError("; ".join(left_out))
+
+
+def _measure(
+    batch: Batch, runs: int, limit: float, names: Sequence[str] = (),
+    left_out: list[str] | None = None,
+) -> Iterator[Figure]:  # fmt: skip
+    """One shape's figures, of the implementations named or of all; `left_out` gets those that
+    cannot, and why."""
     shape, seconds = batch.shape, {}
-    calls = _calls(batch)
+    calls = {name: make() for name, make in _calls(batch).items() if not names or name in names}
     passes = {"forward": _forward, "forward_backward": _forward_backward}
     for kind, run in passes.items():
         timed: dict[str, Callable[[], float]] = {}
         for name, (call, learned) in calls.items():
             whole = functools.partial(run, call, learned, batch)
-            if (memory := _warm(name, whole, shape.device)) is None:
+            memory = _warm(name, whole, shape.device)
+            if isinstance(memory, str):
+                report.progress(memory)
+                if left_out is not None:
+                    left_out.append(memory)
                 continue
             timed[name] = functools.partial(_seconds, whole, shape.device)
             if shape.device == "cuda":
@@ -212,28 +278,31 @@ def _measure(batch: Batch, runs: int, limit: float) -> Iterator[Figure]:
             yield _figure(f"{kind}_seconds", name, "s", values, shape)
             rates = [operations / value / 1e12 for value in values]
             yield _figure(f"{kind}_tflops", name, "TFLOP/s", rates, shape)
-            shares = [rate / limit for rate in rates]
-            yield _figure(f"{kind}_share_of_matmul", name, "", shares, shape)
-        for name in {"sdpa", "flash"} & set(by_name):
+            if limit > 0:
+                shares = [rate / limit for rate in rates]
+                yield _figure(f"{kind}_share_of_matmul", name, "", shares, shape)
+        others = ("sdpa", "flash") if OURS in by_name else ()
+        for name in (name for name in others if name in by_name):
             ratios = [its / own for own, its in zip(by_name[OURS], by_name[name], strict=True)]
             yield _figure(f"{kind}_times_faster_than_{name}", OURS, "", ratios, shape)
-    if shape.device == "cuda":
+    if shape.device == "cuda" and OURS in calls:
         yield _figure("plan_seconds", OURS, "s", _plan_seconds(batch, runs), shape)
 
 
-def _calls(batch: Batch) -> dict[str, tuple[Call, Sequence[Tensor]]]:
-    """Every implementation by name, with the tensors that it has gradients for."""
+def _calls(batch: Batch) -> dict[str, Callable[[], tuple[Call, Sequence[Tensor]]]]:
+    """Every implementation by name: makes the call and the tensors that it has gradients for."""
     dense = batch.dense()
-    calls: dict[str, tuple[Call, Sequence[Tensor]]] = {
-        OURS: (lambda: batch.attend("auto"), batch.learned),
-        "reference": (lambda: batch.attend("reference"), batch.learned),
-        "sdpa": (lambda: scaled_dot_product_attention(*dense, is_causal=True), dense),
+    calls: dict[str, Callable[[], tuple[Call, Sequence[Tensor]]]] = {
+        OURS: lambda: (lambda: batch.attend("auto"), batch.learned),
+        "reference": lambda: (lambda: batch.attend("reference"), batch.learned),
+        "sdpa": lambda: (lambda: scaled_dot_product_attention(*dense, is_causal=True), dense),
     }
     if batch.shape.device == "cuda":
-        calls["without_rab"] = (lambda: batch.attend("auto", biased=False), batch.learned[:3])
-        calls["flash"] = (lambda: _flash(dense), dense)
+        bare = batch.learned[:3]
+        calls["without_rab"] = lambda: (lambda: batch.attend("auto", biased=False), bare)
+        calls["flash"] = lambda: (lambda: _flash(dense), dense)
         if batch.shape.length in FLEX_LENGTHS:
-            calls["flex"] = (_flex(batch.shape, dense), dense)
+            calls["flex"] = lambda: (_flex(batch.shape, dense), dense)
     return calls
 
 
@@ -271,9 +340,9 @@ def _with_gradients(batch: Batch, backend: str) -> list[Tensor]:
     return [out.detach(), *torch.autograd.grad(out, batch.learned, batch.grad_out.detach())]
 
 
-def _warm(name: str, run: Callable[[], None], device: str) -> int | None:
+def _warm(name: str, run: Callable[[], None], device: str) -> int | str:
     """Run until everything is compiled. Returns the peak of memory beyond the inputs (a GPU's), or
-    None where an implementation cannot: that is said, and the others go on."""
+    in words why an implementation cannot."""
     try:
         run()
         if device != "cuda":
@@ -287,8 +356,7 @@ def _warm(name: str, run: Callable[[], None], device: str) -> int | None:
     except Exception as error:
         if name == OURS:
             raise
-        report.progress(f"{name} is left out: {type(error).__name__}: {str(error)[:200]}")
-        return None
+        return f"{name} is left out: {type(error).__name__}: {str(error)[:200]}"
 
 
 def _seconds(run: Callable[[], object], device: str) -> float:
@@ -320,9 +388,16 @@ def _plan_seconds(batch: Batch, runs: int) -> list[float]:
     return values
 
 
+def _limit(rates: list[float], device: str, dtype: torch.dtype) -> Figure:
+    told = str(dtype).removeprefix("torch.")
+    return Figure.of(
+        "attention.matmul_tflops", "TFLOP/s", rates, device=_name_of(device), dtype=told
+    )
+
+
 def _matmul_rate(device: str, dtype: torch.dtype, runs: int) -> list[float]:
     """TFLOP/s of a large square product of random numbers."""
-    size = 8192 if device == "cuda" else 1024
+    size = 8192 if device == "cuda" else 512
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     run = functools.partial(torch.mm, a, b)
     _seconds(run, device)

@@ -175,7 +175,7 @@ class _Watcher:
         state = self._trainer.teacher.state
         settings = state.learner.network.settings
         model = described(settings, self._trainer.teacher.types, action_heads=False)
-        watermark_ms = self._trainer.intake.watermark_ms
+        watermark_ms = self._trainer.position.watermark_ms
         return Ranker(snapshot_of(state, state.block, watermark_ms, model).quantized(EXACT))
 
     def _answer_online(self, questions: Questions, scoring: Scoring) -> None:

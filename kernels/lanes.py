@@ -70,8 +70,9 @@ def subtract_scaled(typing_context: Any, to: Any, source: Any, width: Any, scale
 
     def body(builder: Any, at: Any, kind: Any, scale: Any) -> None:
         to_at, source_at = at
-        product = builder.fmul(_load(builder, source_at), _spread(builder, scale, kind), _FUSED)
-        _store(builder, builder.fsub(_load(builder, to_at), product, _FUSED), to_at)
+        factor = _spread(builder, scale, kind)
+        product = builder.fmul(_load(builder, source_at), factor, flags=_FUSED)
+        _store(builder, builder.fsub(_load(builder, to_at), product, flags=_FUSED), to_at)
 
     return _row_function(2, 1, body)
 
@@ -84,9 +85,9 @@ def blend_row(
 
     def body(builder: Any, at: Any, kind: Any, keep: Any, take: Any) -> None:
         to_at, source_at = at
-        kept = builder.fmul(_load(builder, to_at), _spread(builder, keep, kind), _FUSED)
-        taken = builder.fmul(_load(builder, source_at), _spread(builder, take, kind), _FUSED)
-        _store(builder, builder.fadd(kept, taken, _FUSED), to_at)
+        kept = builder.fmul(_load(builder, to_at), _spread(builder, keep, kind), flags=_FUSED)
+        taken = builder.fmul(_load(builder, source_at), _spread(builder, take, kind), flags=_FUSED)
+        _store(builder, builder.fadd(kept, taken, flags=_FUSED), to_at)
 
     return _row_function(2, 2, body)
 
@@ -104,8 +105,8 @@ def sum_of_squares(typing_context: Any, row: Any, width: Any) -> Any:
         def body(builder: Any, at: Any, kind: Any) -> None:
             total = sums if isinstance(kind, ir.VectorType) else rest
             value = _load(builder, at[0])
-            square = builder.fmul(value, value, _FUSED)
-            builder.store(builder.fadd(builder.load(total), square, _FUSED), total)
+            square = builder.fmul(value, value, flags=_FUSED)
+            builder.store(builder.fadd(builder.load(total), square, flags=_FUSED), total)
 
         _over_row(builder, [address], width, body)
         result, all_sums = builder.load(rest), builder.load(sums)

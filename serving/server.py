@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from service.action_types import ActionTypes
-from service.histories.local import HistorySettings, LocalHistories
+from service.histories.local import LocalHistories
+from service.histories.settings import HistorySettings
 from service.intake import IntakeSettings
 from service.metrics import ServingMetrics
 from service.settings import Settings

@@ -6,11 +6,11 @@ import pytest
 from pydantic import BaseModel
 
 from service.action_types import ActionType, ActionTypes
-from service.histories.local import HistorySettings
+from service.histories.settings import HistorySettings
 from service.intake import IntakeSettings
 from service.metrics import ServingMetrics, TrainerMetrics
-from service.model.hstu import ModelSettings
-from service.store import CapSettings, SlotSettings
+from service.model.settings import ModelSettings
+from service.store.settings import CapSettings, SlotSettings
 from service.streams import LocalStreamSettings
 from serving.settings import ServingSettings
 from trainer.settings import TrainerSettings

@@ -8,15 +8,19 @@ import torch
 
 from service.action_types import ActionTypes
 from service.errors import ModelMismatch, OffsetError, SettingsError, VersionError
-from service.histories.local import HistorySettings, LocalHistories
+from service.histories.local import LocalHistories
+from service.histories.settings import HistorySettings
 from service.intake import Intake, IntakeSettings
 from service.metrics import TrainerMetrics
-from service.model.hstu import ModelSettings
 from service.model.network import Network
+from service.model.settings import ModelSettings
 from service.settings import Settings
-from service.store import Budget, CapSettings, EmbeddingTable, OriginalIds, SlotSettings
+from service.store import Budget, EmbeddingTable
+from service.store.ids import OriginalIds
+from service.store.settings import CapSettings, SlotSettings
 from service.streams import Stream
 from service.versions import Checkpoint, Manifest, VersionDirectory
+from trainer.device import chosen
 from trainer.inspection import Inspection
 from trainer.joiner import Joiner
 from trainer.learner import Learner
@@ -46,6 +50,12 @@ class Plan:
         self.trainer = settings.section("trainer", TrainerSettings)
         self.store = settings.section("store", StoreSettings)
         self.item = self.store.item.model_copy(update={"dim": self.model.dim})
+        self.device = chosen(self.trainer.device)
+        if self.device.backend == "triton" and self.item.optimizer not in ("adagrad", "adam"):
+            raise SettingsError(
+                f"setting store.item.optimizer = {self.item.optimizer!r} runs on the CPU alone; "
+                'set it to "adagrad" or "adam", or trainer.device to "cpu"'
+            )
         if self.histories.capacity <= self.model.window:
             raise SettingsError(
                 f"setting histories.capacity = {self.histories.capacity} must be above "
@@ -64,13 +74,17 @@ class Plan:
     def fresh_state(self) -> State:
         """Nothing learned yet. The same seed gives the same weights."""
         torch.manual_seed(self.trainer.seed)
-        network = Network(self.model, len(self.types.types))
+        network = Network(
+            self.model, len(self.types.types),
+            precision=getattr(torch, self.trainer.precision), recompute=self.trainer.recompute,
+        )  # fmt: skip
         budget = Budget(self.store)
         table = EmbeddingTable(
-            self.item, self.trainer.seed, threads=self.trainer.threads, budget=budget
-        )
+            self.item, self.trainer.seed, self.device.backend, self.trainer.threads,
+            str(self.device.torch), budget,
+        )  # fmt: skip
         histories = LocalHistories(self.histories, budget)
-        learner = Learner(network, table, self.trainer)
+        learner = Learner(network, table, self.trainer, self.device.torch)
         joiner = Joiner(int(self.trainer.join_seconds * 1000))
         return State(learner, histories, joiner, OriginalIds(), budget)
 

@@ -53,7 +53,7 @@ class StateCopy:
         live = np.flatnonzero(keys_R.numpy() != RESERVED_KEY)
         rows = torch.from_numpy(np.concatenate([np.zeros(1, np.int64), live + 1]))
         keys = torch.cat([torch.tensor([RESERVED_KEY]), keys_R[live]])
-        counts = self._popularity().counts(rows.numpy(), watermark_ms)
+        counts = self._popularity().counts(rows, watermark_ms)
         slot = SlotRows(
             keys,
             items["rows.vectors"].index_select(0, rows),

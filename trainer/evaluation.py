@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.histories.rings import Longs
+from trainer.device import placed
 from trainer.learner import Learner, Scored
 
 ACTIVE_MS = 86_400_000
@@ -42,12 +43,13 @@ class Evaluation:
         if not len(active_A) or not len(few):
             return
         scores_QA = self._learner.scores(scored, few, active_A, now_ms)
-        counts_AP = self._learner.popularity.counts(active_A, now_ms)
+        here_A = placed(active_A, self._learner.device)
+        counts_AP = self._learner.popularity.counts(here_A, now_ms)
         popular_A = counts_AP[:, min(BASELINE, counts_AP.shape[1] - 1)]
         place_Q = np.searchsorted(active_A, truth_Q[few]).clip(max=len(active_A) - 1)
         active_Q = active_A[place_Q] == truth_Q[few]
         for name, scores in (("online", scores_QA), ("popularity", popular_A[None])):
-            self._hits[name].extend(_hits(scores.numpy(), place_Q) & active_Q)
+            self._hits[name].extend(_hits(scores.cpu().numpy(), place_Q) & active_Q)
 
     def observe(self, rows_N: Longs, at_ms_N: Longs) -> None:
         """The block's events were learned: their items are active now. Row 0 is no item."""

@@ -9,6 +9,7 @@ Shapes: T new events of a block, B examples, E packed history events, Q query ro
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,7 +22,10 @@ from service.histories.local import Accepted, Histories, LocalHistories
 from service.histories.rings import Longs
 from service.model.hstu import window_start
 from service.model.tokens import Window
-from trainer.joiner import Open
+from trainer.stochastic_length import StochasticLength, staying, word_of
+
+if TYPE_CHECKING:
+    from trainer.joiner import Open
 
 
 @dataclass(frozen=True)
@@ -83,16 +87,17 @@ PART_ROWS = 512
 
 def batches(
     context: Histories, user_of_T: Longs, accepted: Accepted, positive_T: Longs, window: int,
-    row_budget: int, threads: int = 1,
+    row_budget: int, threads: int = 1, shorten: StochasticLength | None = None,
 ) -> Iterator[list[Batch]]:  # fmt: skip
     """Cut the block's examples into batches of at most `row_budget` rows (one example at least),
     each in up to `threads` parts of about equal work.
 
     context: what each of the block's users had before the block, users numbered 0 .. U-1 in order
     of first appearance; user_of_T: that number for each accepted event; positive_T: 1 where the
-    event is a next-item positive.
+    event is a next-item positive; shorten: leaves out part of long contexts, never an event of the
+    block. Examples that became shorter are followed by more of them in a batch.
     """
-    packed = _pack(context, user_of_T, accepted, positive_T, window)
+    packed = _pack(context, user_of_T, accepted, positive_T, window, shorten)
     rows_B = np.diff(packed.event_ends) + np.diff(packed.query_ends)
     for first, last in _cuts(rows_B, row_budget):
         cuts = _shares(rows_B[first:last], threads)
@@ -108,7 +113,7 @@ def _shares(rows_B: Longs, threads: int) -> list[int]:
 
 
 def target_batch(
-    closed: Sequence[Open], histories: LocalHistories, window: int, action_types: int
+    closed: "Sequence[Open]", histories: LocalHistories, window: int, action_types: int
 ) -> TargetBatch | None:
     """Target rows of closed impressions, each seeing the history that its scoring saw.
 
@@ -144,8 +149,8 @@ _Columns = tuple[Longs, Longs, Longs, Longs]
 
 
 def _target(
-    entry: Open, histories: LocalHistories, window: int
-) -> tuple[_Columns, int, Open] | None:
+    entry: "Open", histories: LocalHistories, window: int
+) -> "tuple[_Columns, int, Open] | None":
     """What one impression's scoring saw: item, action, time and time before, of each event."""
     history = histories.read(np.array([entry.user]), histories.settings.capacity)
     count, held = int(history.count_B[0]), len(history.item_T)
@@ -214,18 +219,24 @@ def _tensor(array: Longs) -> Tensor:
 
 
 def _pack(
-    context: Histories, user_of_T: Longs, accepted: Accepted, positive_T: Longs, window: int
-) -> _Packed:
+    context: Histories, user_of_T: Longs, accepted: Accepted, positive_T: Longs, window: int,
+    shorten: StochasticLength | None,
+) -> _Packed:  # fmt: skip
     events, order = accepted.events, np.argsort(user_of_T, kind="stable")
     most = len(context.item_T) + len(events)
     most_events = most + len(events) * window
     item, action, at_ms, before = (np.empty(most_events, np.int64) for _ in range(4))
     event_ends, query_ends = (np.zeros(len(events) + 1, np.int64) for _ in range(2))
     limit, event = (np.empty(len(events), np.int64) for _ in range(2))
+    short, longest_work, word = window, np.inf, np.uint64(0)
+    if shorten:
+        short, longest_work = shorten.short(window), shorten.longest_work(window)
+        word = shorten.word
     examples = _layout(
         context.offsets, context.item_T, context.action_T, context.at_ms_T, context.count_B,
-        order, user_of_T, events.item_T, events.action_T, events.at_ms_T, accepted.ordinal_T,
-        positive_T, window, item, action, at_ms, before, event_ends, query_ends, limit, event,
+        order, user_of_T, events.user_T, events.item_T, events.action_T, events.at_ms_T,
+        accepted.ordinal_T, positive_T, window, short, longest_work, word, item,
+        action, at_ms, before, event_ends, query_ends, limit, event,
     )  # fmt: skip
     event_ends, query_ends = event_ends[: examples + 1], query_ends[: examples + 1]
     return _Packed(event_ends, item, action, at_ms, before, query_ends, limit, event)
@@ -233,14 +244,16 @@ def _pack(
 
 @njit(cache=True, nogil=True)
 def _layout(
-    ends, c_item, c_action, c_at, c_count, order, user, n_item, n_action, n_at, n_ordinal,
-    positive, window, item, action, at, before, event_ends, query_ends, limit, event,
+    ends, c_item, c_action, c_at, c_count, order, user, n_user, n_item, n_action, n_at, n_ordinal,
+    positive, window, short, longest_work, word, item, action, at, before, event_ends, query_ends,
+    limit, event,
 ):  # fmt: skip
     """Write the examples one after another; return how many there are.
 
     A scratch history per user = context followed by its new events; `base` is the scratch index
     of ordinal 0. A query for ordinal o sees [start(o-1), o-1]; a run of queries with the same
-    start is one example, and its history rows end before its last query.
+    start is one example, and its history rows end before its last query. What of its context does
+    not stay is left out as if it had never been, but for the gap of the event after it.
     """
     quarter = window // 4
     examples = 0
@@ -288,7 +301,17 @@ def _layout(
                 start = max(start, 0)  # under a limit on memory less may be held than the window
             if start != open_start:
                 if open_start >= 0 and asked > first_query:
+                    seen = max(held - open_start, 0)
+                    stays = staying(
+                        scratch_at[open_start : open_start + seen], short, longest_work,
+                        word_of(word, n_user[order[i]], open_start - open_base),
+                    )  # fmt: skip
+                    left_out = seen - np.count_nonzero(stays)
+                    for q in range(first_query, asked):
+                        limit[q] -= left_out
                     for s in range(open_start, last_seen):
+                        if s < held and not stays[s - open_start]:
+                            continue
                         item[used] = scratch_item[s]
                         action[used] = scratch_action[s]
                         at[used] = scratch_at[s]

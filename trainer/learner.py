@@ -1,5 +1,9 @@
 """One training step: gather rows, run the model, move dense weights and rows.
 
+Everything but the draws of negatives happens on the learner's device. On a GPU the host runs ahead
+of it and waits where it must know a number: before the model runs, for the table's checks of keys
+and rows and for how many rows are distinct; before anything moves, for loss and norm, together.
+
 Shapes: E visible events, Q query rows, S distinct items of the shared set, U distinct rows of the
 step, D width, R target rows.
 """
@@ -9,21 +13,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from service.histories.rings import Longs
 from service.model.network import Network
 from service.store import EmbeddingTable
+from trainer.device import CPU, distinct, placed, sent
 from trainer.examples import Batch, TargetBatch
 from trainer.negatives import NegativePool
 from trainer.objective import action_loss, next_item_loss
 from trainer.popularity import Popularity
 from trainer.seen import seen_mask
-from trainer.settings import TrainerSettings
+
+if TYPE_CHECKING:
+    from trainer.settings import TrainerSettings
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,10 @@ class Scored:
     """What the model made of a batch before it learned from it."""
 
     batch: Batch
-    item_E: Longs
+    """On the CPU."""
+    here: Batch
+    """The same on the learner's device."""
+    item_E: Tensor
     """Table row of each visible event's item."""
     users_QD: Tensor
 
@@ -40,11 +50,13 @@ class Scored:
 class _Prepared:
     """One batch, ready to be differentiated part by part."""
 
+    given: list[Batch]
     parts: list[Batch]
-    item_E: list[Longs]
-    truth_Q: list[Longs]
-    rows_S: Longs
-    rows_U: Longs
+    """The same on the learner's device."""
+    item_E: list[Tensor]
+    truth_Q: list[Tensor]
+    rows_S: Tensor
+    rows_U: Tensor
     now_ms: int
     vectors_UD: Tensor
     times_S: Tensor
@@ -56,7 +68,7 @@ class _Prepared:
 class _Result:
     """One part's share of the loss and of the gradients."""
 
-    loss: float
+    loss: Tensor
     scored: Scored
     rows_grad: Tensor
     grads: tuple[Tensor | None, ...]
@@ -76,10 +88,18 @@ Watch = Callable[[Scored], None]
 class Learner:
     """The dense weights, the item rows, and everything that a step reads and writes."""
 
-    def __init__(self, network: Network, items: EmbeddingTable, settings: TrainerSettings) -> None:
-        self.network, self.items, self.settings = network, items, settings
-        self.popularity = Popularity(network.settings.priors)
-        self.pool = NegativePool(settings.pool_window)
+    def __init__(
+        self,
+        network: Network,
+        items: EmbeddingTable,
+        settings: TrainerSettings,
+        device: torch.device = CPU,
+    ) -> None:
+        """`items` is a table on the device; the network is moved there."""
+        self.network, self.items, self.settings = network.to(device), items, settings
+        self.device = device
+        self.popularity = Popularity(network.settings.priors, device)
+        self.pool = NegativePool(settings.pool_window, device)
         self._dense = list(network.parameters())
         self._threads = ThreadPoolExecutor(thread_name_prefix="learner")
         prior = [network.prior, network.seen]
@@ -105,43 +125,53 @@ class Learner:
         if watch:
             for result in results:
                 watch(result.scored)
-        loss = math.fsum(result.loss for result in results)
+        losses = [result.loss for result in results]
         grads = [_sum([result.grads[i] for result in results]) for i in range(len(self._dense))]
         rows_grad = _sum([result.rows_grad for result in results])
         assert rows_grad is not None
-        return Step(loss, self._descend(loss, grads, batch.rows_U, rows_grad))
+        return self._descend(losses, grads, batch.rows_U, rows_grad)
 
     def _prepared(self, parts: list[Batch], seed: tuple[int, ...], now_ms: int) -> _Prepared:
         """What all parts share: the set of positives and negatives, and the rows of the step."""
-        item_E = [self.items.lookup(part.seen.item_E).numpy() for part in parts]
-        truth_Q = [self.items.lookup(part.truth_Q).numpy() for part in parts]
-        shared = np.concatenate([*truth_Q, self.pool.draw(self.settings.pool_draws, seed)])
-        rows_S, times_S = np.unique(shared, return_counts=True)
-        rows_U = np.unique(np.concatenate([*item_E, rows_S]))
+        here = sent(parts, self.device)
+        keys = [part.seen.item_E for part in here] + [part.truth_Q for part in here]
+        found = self.items.lookup(torch.cat(keys)).split([len(part) for part in keys])
+        item_E, truth_Q = list(found[: len(here)]), list(found[len(here) :])
+        shared = torch.cat([*truth_Q, self.pool.draw(self.settings.pool_draws, seed)])
+        rows_S, times_S = distinct(shared)
+        rows_U, _ = distinct(torch.cat([*item_E, rows_S]))
         return _Prepared(
-            parts, item_E, truth_Q, rows_S, rows_U, now_ms,
-            vectors_UD=self.items.gather(torch.from_numpy(rows_U)),
-            times_S=torch.from_numpy(times_S).float(),
-            log_expected_S=self.pool.log_expected(rows_S, len(shared)),
+            parts, here, item_E, truth_Q, rows_S, rows_U, now_ms,
+            vectors_UD=self.items.gather(rows_U),
+            times_S=times_S.float(),
+            log_expected_S=self._log_expected(rows_S, len(shared)),
         )  # fmt: skip
+
+    def _log_expected(self, rows_S: Tensor, set_size: int) -> Tensor:
+        """What is taken from the logits of the shared set."""
+        if self.settings.log_q:
+            return self.pool.log_expected(rows_S, set_size)
+        return torch.zeros(len(rows_S), device=self.device)
 
     def _differentiate(self, batch: _Prepared, number: int) -> _Result:
         """Loss and gradients of one part; the loss is its share of the batch's mean."""
         part, item_E, truth_Q = batch.parts[number], batch.item_E[number], batch.truth_Q[number]
         vectors_UD = batch.vectors_UD.detach().requires_grad_()
-        place_E = torch.from_numpy(np.searchsorted(batch.rows_U, item_E))
-        place_S = torch.from_numpy(np.searchsorted(batch.rows_U, batch.rows_S))
+        place_E = torch.searchsorted(batch.rows_U, item_E)
+        place_S = torch.searchsorted(batch.rows_U, batch.rows_S)
         encoded = self.network.encode(part.seen.window(place_E), vectors_UD)
-        scored = Scored(part, item_E, self.network.users(encoded, part.queries))
+        scored = Scored(
+            batch.given[number], part, item_E, self.network.users(encoded, part.queries)
+        )
         vectors_SD = vectors_UD.index_select(0, place_S)
-        asked_Q = np.arange(len(truth_Q))
+        asked_Q = torch.arange(len(truth_Q), device=self.device)
         logits_QS = self._logits(scored, asked_Q, vectors_SD, batch.rows_S, batch.now_ms)
-        column_Q = torch.from_numpy(np.searchsorted(batch.rows_S, truth_Q))
+        column_Q = torch.searchsorted(batch.rows_S, truth_Q)
         loss_Q = next_item_loss(logits_QS - batch.log_expected_S, column_Q, batch.times_S)
         loss = loss_Q.sum() / sum(map(len, batch.truth_Q))
         grads = torch.autograd.grad(loss, [vectors_UD, *self._dense], allow_unused=True)
-        scored = Scored(part, item_E, scored.users_QD.detach())
-        return _Result(float(loss.detach()), scored, grads[0], grads[1:])
+        scored = replace(scored, users_QD=scored.users_QD.detach())
+        return _Result(loss.detach(), scored, grads[0], grads[1:])
 
     def _side_by_side(
         self, work: Callable[[_Prepared, int], _Result], batch: _Prepared, numbers: range
@@ -156,33 +186,33 @@ class Learner:
 
         rows_S ascends without repeats.
         """
-        vectors_SD = self.items.gather(torch.from_numpy(rows_S))
-        return self._logits(scored, asked_N, vectors_SD, rows_S, now_ms)
+        here_S, here_N = placed(rows_S, self.device), placed(asked_N, self.device)
+        return self._logits(scored, here_N, self.items.gather(here_S), here_S, now_ms)
 
     def _logits(
-        self, scored: Scored, asked_N: Longs, vectors_SD: Tensor, rows_S: Longs, now_ms: int
+        self, scored: Scored, asked_N: Tensor, vectors_SD: Tensor, rows_S: Tensor, now_ms: int
     ) -> Tensor:
         network, users_ND = self.network, scored.users_QD
         if len(asked_N) < len(users_ND):
-            users_ND = users_ND[torch.from_numpy(asked_N)]
+            users_ND = users_ND[asked_N]
         prior_S = network.item_prior(self.popularity.counts(rows_S, now_ms))
-        seen_NS = seen_mask(scored.batch, scored.item_E, rows_S, asked_N)
+        seen_NS = seen_mask(scored.here, scored.item_E, rows_S, asked_N)
         return network.next_item(users_ND, vectors_SD) + prior_S + network.seen * seen_NS
 
     def learn_actions(self, batch: TargetBatch) -> Step:
         """Train the action heads on shown items."""
-        keys = torch.cat([batch.seen.item_E, batch.item_R])
-        rows_U, place = np.unique(self.items.lookup(keys).numpy(), return_inverse=True)
-        vectors_UD = self.items.gather(torch.from_numpy(rows_U)).requires_grad_()
-        place_E, place_R = torch.from_numpy(place).split(
+        batch = sent(batch, self.device)
+        rows = self.items.lookup(torch.cat([batch.seen.item_E, batch.item_R]))
+        rows_U, _ = distinct(rows)
+        vectors_UD = self.items.gather(rows_U).requires_grad_()
+        place_E, place_R = torch.searchsorted(rows_U, rows).split(
             [len(batch.seen.item_E), len(batch.item_R)]
         )
         encoded = self.network.encode(batch.seen.window(place_E), vectors_UD)
         logits_RA = self.network.action_logits(encoded, place_R, vectors_UD, batch.targets)
         loss = self.settings.action_weight * action_loss(logits_RA, batch.label_RA)
         rows_grad, *grads = torch.autograd.grad(loss, [vectors_UD, *self._dense], allow_unused=True)
-        value = float(loss.detach())
-        return Step(value, self._descend(value, grads, rows_U, rows_grad))
+        return self._descend([loss.detach()], grads, rows_U, rows_grad)
 
     def observe(self, rows_N: Longs, now_ms: int) -> None:
         """Count the block's positives: only after it was scored and learned."""
@@ -197,20 +227,29 @@ class Learner:
     def item_prior(self, rows_N: Longs, now_ms: int) -> Tensor:
         """The prior [N] of item rows as of a time, as a snapshot carries it."""
         with torch.no_grad():
-            return self.network.item_prior(self.popularity.counts(rows_N, now_ms))
+            return self.network.item_prior(
+                self.popularity.counts(placed(rows_N, self.device), now_ms)
+            )
 
     def _descend(
-        self, loss: float, grads: Sequence[Tensor | None], rows_U: Longs, rows_grad: Tensor
-    ) -> bool:
+        self,
+        losses: list[Tensor],
+        grads: Sequence[Tensor | None],
+        rows_U: Tensor,
+        rows_grad: Tensor,
+    ) -> Step:
         """One step of every optimizer, unless anything is not finite: then nothing moves."""
         norm = torch.nn.utils.get_total_norm([rows_grad, *(g for g in grads if g is not None)])
-        if not math.isfinite(loss) or not torch.isfinite(norm):
-            return False
+        # The one time in a step that the host waits for all of it.
+        *parts, total = torch.stack([*losses, norm]).tolist()
+        loss = math.fsum(parts)
+        if not math.isfinite(loss) or not math.isfinite(total):
+            return Step(loss, trained=False)
         for parameter, grad in zip(self._dense, grads, strict=True):
             parameter.grad = grad
         self.optimizer.step()
-        self.items.update(torch.from_numpy(rows_U), rows_grad)
-        return True
+        self.items.update(rows_U, rows_grad)
+        return Step(loss, trained=True)
 
 
 def _sum(grads: Sequence[Tensor | None]) -> Tensor | None:

@@ -1,9 +1,9 @@
-"""The job: read a block, learn it, and publish a version when it is time."""
+"""The job: take the next block, learn it, and publish a version when it is time."""
 
-import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import closing
 
 import msgspec
 
@@ -15,6 +15,7 @@ from service.streams import Stream
 from service.versions import Manifest
 from trainer.measures import Measures
 from trainer.publish import Position, Publisher
+from trainer.reading import Read, ReadAhead
 from trainer.settings import TrainerSettings
 from trainer.teaching import Teacher
 
@@ -35,10 +36,17 @@ class Trainer:
     ) -> None:
         self.stream, self.intake, self.teacher = stream, intake, teacher
         self.publisher, self.settings, self.metrics = publisher, settings, metrics
+        self.position = Position(
+            intake.offsets,
+            {topic: stream.topic_id(topic) for topic in intake.offsets},
+            intake.largest_ms,
+            intake.watermark_ms,
+        )
+        """Behind the last block that was learned or is being learned; the intake is ahead."""
         self._published_ms = self._clock_ms()
         self._changed = False
         self._measured = 0.0
-        self.measures = Measures(teacher, intake, metrics)
+        self.measures = Measures(teacher, metrics)
 
     def run(self, stop: threading.Event, ended: Callable[[], bool] | None = None) -> None:
         """Train until `stop` is set; what was trained is published before it returns.
@@ -46,44 +54,37 @@ class Trainer:
         With `ended`, blocks are full however long that takes, so that a replay repeats bit for
         bit, and the run is over once `ended()` holds and everything was trained.
         """
-        for block in self._blocks(stop, ended):
-            if block is not None:
-                self._train(block)
-            self.publisher.advance(whole=block is None)
-            if self._changed and self._due():
-                self.publish()
+        records, wait_seconds = self.settings.block_records, self.settings.block_ms / 1000
+        final = ended and (lambda: stop.is_set() or ended())
+        with closing(ReadAhead(self.intake, records, wait_seconds, final)) as blocks:
+            for read in blocks:
+                if stop.is_set():
+                    break
+                if read is not None:
+                    self._train(read)
+                self.publisher.advance(whole=read is None)
+                if self._changed and self._due():
+                    self.publish()
         if self._changed:
             self.publish()
         self.publisher.wait()
-        self.measures.take()
+        self._measure()
 
     def publish(self) -> None:
         """Cut a version of the state as it is now; it is written while training goes on."""
         began = time.monotonic()
-        state, intake = self.teacher.state, self.intake
-        topic_ids = {topic: self.stream.topic_id(topic) for topic in intake.offsets}
-        position = Position(intake.offsets, topic_ids, intake.largest_ms, intake.watermark_ms)
+        state = self.teacher.state
         heads = state.counters["targets_trained"] > 0
         model = described(state.learner.network.settings, self.teacher.types, heads)
-        self.publisher.cut(state, self.teacher.segments.take(), position, model)
+        self.publisher.cut(state, self.teacher.segments.take(), self.position, model)
         self._published_ms, self._changed = self._clock_ms(), False
         self.metrics.publish_stall_seconds.observe(time.monotonic() - began)
 
-    def _blocks(
-        self, stop: threading.Event, ended: Callable[[], bool] | None
-    ) -> Iterator[Block | None]:
-        """One block after another; live, None when nothing came for a while."""
-        records, wait = self.settings.block_records, self.settings.block_ms / 1000
-        while not stop.is_set():
-            if ended is None:
-                yield self.intake.block(records, wait)
-            elif block := self.intake.block(records, math.inf, lambda: stop.is_set() or ended()):
-                yield block
-            else:
-                return
-
-    def _train(self, block: Block) -> None:
-        began = time.monotonic()
+    def _train(self, read: Read) -> None:
+        began, block = time.monotonic(), read.block
+        self.position = Position(
+            block.offsets, self.position.topic_ids, read.largest_ms, block.watermark_ms
+        )
         self._reject(block)
         self.teacher.teach(block)
         self.publisher.blocks.append(block.records)
@@ -91,7 +92,16 @@ class Trainer:
         self.metrics.step_seconds.observe(time.monotonic() - began)
         if began - self._measured > MEASURE_SECONDS:
             self._measured = began
-            self.measures.take()
+            self._measure()
+
+    def _measure(self) -> None:
+        """Refresh the metrics. The lag is what was not learned, read or not."""
+        ends = (
+            self.stream.bounds(topic, partition)[1] - offset
+            for topic, partitions in self.position.offsets.items()
+            for partition, offset in partitions.items()
+        )
+        self.measures.take(self.position.watermark_ms, sum(ends))
 
     def _reject(self, block: Block) -> None:
         """Tell the `rejected` topic what could not be read, and count it by reason.
@@ -112,7 +122,7 @@ class Trainer:
 
     def _clock_ms(self) -> float:
         if self.settings.publish_clock == "event":
-            return float(self.intake.watermark_ms)
+            return float(self.position.watermark_ms)
         return time.monotonic() * 1000
 
 

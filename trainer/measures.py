@@ -1,6 +1,5 @@
 """What the trainer's metrics say of its state, refreshed now and then."""
 
-from service.intake import Intake
 from service.metrics import Tally, TrainerMetrics
 from trainer.teaching import Teacher
 
@@ -13,19 +12,19 @@ LIMITS = ("evicted", "refused", "shortened")
 class Measures:
     """Totals that a resumed state brings along are where the counters begin."""
 
-    def __init__(self, teacher: Teacher, intake: Intake, metrics: TrainerMetrics) -> None:
-        self._teacher, self._intake, self._metrics = teacher, intake, metrics
+    def __init__(self, teacher: Teacher, metrics: TrainerMetrics) -> None:
+        self._teacher, self._metrics = teacher, metrics
         self._tally = Tally()
         self._store()
 
-    def take(self) -> None:
-        """Refresh everything."""
-        metrics, intake = self._metrics, self._intake
+    def take(self, watermark_ms: int, lag: int) -> None:
+        """Refresh everything. `lag`: records of the streams that were not learned."""
+        metrics = self._metrics
         for model, rate in self._teacher.evaluation.hit_rates().items():
             metrics.hit_rate.labels(model).set(rate)
         metrics.block.set(self._teacher.state.block)
-        metrics.watermark_seconds.set(intake.watermark_ms / 1000)
-        metrics.stream_lag_records.set(intake.lag())
+        metrics.watermark_seconds.set(watermark_ms / 1000)
+        metrics.stream_lag_records.set(lag)
         self._store()
 
     def _store(self) -> None:

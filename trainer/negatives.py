@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from service.histories.rings import Longs
+from trainer.device import CPU, placed
 
 UNSEEN = 0.5
 """Occurrences granted to an item that is not in the pool: its first positive is no miracle."""
@@ -18,10 +19,11 @@ UNSEEN = 0.5
 class NegativePool:
     """The rows of the last `window` positives, oldest first."""
 
-    def __init__(self, window: int) -> None:
-        self.window = window
-        self._rows_W = np.zeros(0, np.int64)
-        self._times_R = np.zeros(0, np.int64)
+    def __init__(self, window: int, device: torch.device = CPU) -> None:
+        self.window, self._device = window, device
+        self._rows_W = torch.zeros(0, dtype=torch.int64, device=device)
+        # The last row is nobody's: rows that were never pushed read it.
+        self._times_R = torch.zeros(1, dtype=torch.int64, device=device)
 
     def __len__(self) -> int:
         return len(self._rows_W)
@@ -31,47 +33,46 @@ class NegativePool:
         """Bytes of everything that grows."""
         return self._rows_W.nbytes + self._times_R.nbytes
 
-    def draw(self, draws: int, seed: tuple[int, ...]) -> Longs:
+    def draw(self, draws: int, seed: tuple[int, ...]) -> Tensor:
         """`draws` rows, uniformly with replacement; none while the pool is empty."""
         if not len(self._rows_W):
             return self._rows_W
         picks = np.random.default_rng(seed).integers(0, len(self._rows_W), draws)
-        rows: Longs = self._rows_W[picks]
-        return rows
+        return self._rows_W[placed(picks, self._device)]
 
-    def log_expected(self, rows_S: Longs, set_size: int) -> Tensor:
+    def log_expected(self, rows_S: Tensor, set_size: int) -> Tensor:
         """log q [S]: expected occurrences of each row in a shared set of that size."""
-        self._reserve(int(rows_S.max(initial=-1)) + 1)
-        share_S = (self._times_R[rows_S] + UNSEEN) / (len(self._rows_W) + 1)
-        return torch.from_numpy(np.log(share_S * set_size)).float()
+        times_S = self._times_R[rows_S.clamp(max=len(self._times_R) - 1)].double()
+        share_S = (times_S + UNSEEN) / (len(self._rows_W) + 1)
+        return (share_S * set_size).log().float()
 
     def push(self, rows_N: Longs) -> None:
         """Add the positives of a batch; the oldest leave."""
         self._reserve(int(rows_N.max(initial=-1)) + 1)
-        np.add.at(self._times_R, rows_N, 1)
-        rows = np.concatenate([self._rows_W, rows_N])
+        rows = torch.cat([self._rows_W, placed(rows_N, self._device)])
         left = rows[: max(0, len(rows) - self.window)]
-        np.subtract.at(self._times_R, left, 1)
+        for one, count in ((rows[len(self._rows_W) :], 1), (left, -1)):
+            self._times_R.index_add_(0, one, torch.full_like(one, count))
         self._rows_W = rows[len(left) :]
 
     def forget(self, rows_N: Longs) -> None:
         """Remove rows that were freed: their numbers will mean other items."""
         if len(rows_N):
-            self._rows_W = self._rows_W[~np.isin(self._rows_W, rows_N)]
-            self._times_R[rows_N[rows_N < len(self._times_R)]] = 0
+            freed_N = placed(rows_N, self._device)
+            self._rows_W = self._rows_W[~torch.isin(self._rows_W, freed_N)]
+            self._times_R.index_fill_(0, freed_N.clamp(max=len(self._times_R) - 1), 0)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that later results depend on."""
-        return {"rows": torch.from_numpy(self._rows_W.copy())}
+        """Everything that later results depend on, on the CPU."""
+        return {"rows": self._rows_W.to("cpu", copy=True)}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Become the pool that returned `state`."""
-        self._rows_W = np.zeros(0, np.int64)
-        self._times_R = np.zeros(0, np.int64)
+        self._rows_W, self._times_R = self._rows_W[:0], self._times_R.new_zeros(1)
         self.push(state["rows"].numpy())
 
     def _reserve(self, rows: int) -> None:
-        if rows > len(self._times_R):
-            grown = np.zeros(max(rows, 2 * len(self._times_R), 64), np.int64)
-            grown[: len(self._times_R)] = self._times_R
-            self._times_R = grown
+        if rows >= len(self._times_R):
+            grown_R = self._times_R.new_zeros(max(rows + 1, 2 * len(self._times_R), 64))
+            grown_R[: len(self._times_R)] = self._times_R
+            self._times_R = grown_R

@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from service.histories.rings import Longs
+from trainer.device import CPU, placed
 
 RESCALE = 2.0**40
 LARGEST_POWER = 1000.0
@@ -23,47 +25,53 @@ class Popularity:
     read divides by the same power of its own time. Origins move when the power grows large.
     """
 
-    def __init__(self, half_lives_seconds: Sequence[float]) -> None:
-        self._half_lives_ms = np.array(half_lives_seconds) * 1000
-        self._counts_RP = np.zeros((0, len(half_lives_seconds)))
+    def __init__(self, half_lives_seconds: Sequence[float], device: torch.device = CPU) -> None:
+        self._half_lives_ms, self._device = np.array(half_lives_seconds) * 1000, device
+        # The last row is nobody's: rows that were never counted read it.
+        self._counts_RP = torch.zeros(
+            1, len(half_lives_seconds), dtype=torch.float64, device=device
+        )
         self._origin_ms_P = np.full(len(half_lives_seconds), -1.0)
 
     @property
     def nbytes(self) -> int:
         """Bytes of everything that grows."""
-        return int(self._counts_RP.nbytes)
+        return self._counts_RP.nbytes
 
     def add(self, rows_N: Longs, at_ms: int) -> None:
         """Count one occurrence of each row at a common time; rows may repeat."""
         self._reserve(int(rows_N.max(initial=-1)) + 1)
         self._origin_ms_P[self._origin_ms_P < 0] = at_ms
         power_P = self._power(at_ms)
-        for p in np.flatnonzero(power_P > RESCALE):
-            self._counts_RP[:, p] /= power_P[p]
+        for p in np.flatnonzero(power_P > RESCALE).tolist():
+            self._counts_RP[:, p] /= float(power_P[p])
             self._origin_ms_P[p] = at_ms
         rows, times = np.unique(rows_N, return_counts=True)
-        self._counts_RP[rows] += times[:, None] * self._power(at_ms)
+        added = placed(times[:, None] * self._power(at_ms), self._device)
+        self._counts_RP.index_add_(0, placed(rows, self._device), added)
 
-    def counts(self, rows_N: Longs, at_ms: int) -> Tensor:
+    def counts(self, rows_N: Tensor, at_ms: int) -> Tensor:
         """Decayed counts [N, P], float32, as of a time."""
-        self._reserve(int(rows_N.max(initial=-1)) + 1)
-        return torch.from_numpy(self._counts_RP[rows_N] / self._power(at_ms)).float()
+        counts_NP = self._counts_RP[rows_N.clamp(max=len(self._counts_RP) - 1)]
+        return (counts_NP / placed(self._power(at_ms), self._device)).float()
 
     def reset(self, rows_N: Longs) -> None:
         """Forget rows that were freed."""
-        self._counts_RP[rows_N[rows_N < len(self._counts_RP)]] = 0
+        freed_N = placed(rows_N, self._device)
+        self._counts_RP.index_fill_(0, freed_N.clamp(max=len(self._counts_RP) - 1), 0)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that later results depend on: not how far the array has grown."""
-        used = int(np.flatnonzero(self._counts_RP.any(axis=1)).max(initial=-1)) + 1
+        """Everything that later results depend on, on the CPU: not how far the array has grown."""
+        counts_RP = self._counts_RP.cpu()
+        used = int(counts_RP.any(1).nonzero().max()) + 1 if counts_RP.any() else 0
         return {
-            "counts": torch.from_numpy(self._counts_RP[:used].copy()),
+            "counts": counts_RP[:used].clone(),
             "origin_ms": torch.from_numpy(self._origin_ms_P.copy()),
         }
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Become the object that returned `state`."""
-        self._counts_RP = state["counts"].numpy().copy()
+        self._counts_RP = pad(state["counts"], (0, 0, 0, 1)).to(self._device)
         self._origin_ms_P = state["origin_ms"].numpy().copy()
 
     def _power(self, at_ms: int) -> npt.NDArray[np.float64]:
@@ -74,7 +82,8 @@ class Popularity:
         return power_P
 
     def _reserve(self, rows: int) -> None:
-        if rows > len(self._counts_RP):
-            grown = np.zeros((max(rows, 2 * len(self._counts_RP), 64), len(self._half_lives_ms)))
-            grown[: len(self._counts_RP)] = self._counts_RP
-            self._counts_RP = grown
+        if rows >= len(self._counts_RP):
+            grown = max(rows + 1, 2 * len(self._counts_RP), 64)
+            grown_RP = self._counts_RP.new_zeros(grown, len(self._half_lives_ms))
+            grown_RP[: len(self._counts_RP)] = self._counts_RP
+            self._counts_RP = grown_RP

@@ -1,5 +1,7 @@
 """Section [trainer]: how blocks are cut and how the model learns."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from service.settings import Section
@@ -29,3 +31,14 @@ class TrainerSettings(Section):
     keep_versions: int = Field(5, ge=2)
     evaluate_rows: int = Field(64, ge=0, description="events of every fourth block scored first")
     threads: int = Field(1, ge=1, le=64, description="threads that share a batch")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where model and item table live")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the model's matrix products; weights stay float32"
+    )
+    recompute: bool = Field(
+        False, description="compute activations again in the backward pass instead of keeping them"
+    )
+    log_q: bool = Field(True, description="correct sampled logits by the log of expected counts")
+    stochastic_length: float | None = Field(
+        None, gt=1, le=2, description="alpha: long histories are shortened in most examples"
+    )

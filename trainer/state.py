@@ -16,7 +16,8 @@ from service.errors import ModelMismatch
 from service.histories.local import LocalHistories
 from service.histories.segments import Segment
 from service.metrics import resident_bytes
-from service.store import Budget, EmbeddingTable, OriginalIds
+from service.store import Budget, EmbeddingTable
+from service.store.ids import OriginalIds
 from trainer.joiner import Joiner
 from trainer.learner import Learner
 
@@ -58,7 +59,7 @@ class State:
 
     def sizes(self) -> dict[str, float]:
         """Counts, and bytes in use, of all that grows: by the names that manifests carry."""
-        cap = self.budget.settings.max_bytes
+        cap = self.budget.max_bytes
         return {
             "store.item.rows": len(self.items),
             "store.item.waiting": self.items.waiting,
@@ -81,7 +82,7 @@ class State:
         learner = self.learner
         weights = learner.network.state_dict()
         return {
-            "network": {name: weight.detach().clone() for name, weight in weights.items()},
+            "network": {name: _copied(weight.detach()) for name, weight in weights.items()},
             "optimizer": _optimizer_state(learner.optimizer),
             "popularity": learner.popularity.state(),
             "pool": learner.pool.state(),
@@ -126,9 +127,14 @@ def _part(tensors: Tensors, part: str) -> Tensors:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
+def _copied(tensor: Tensor) -> Tensor:
+    """A copy on the CPU."""
+    return tensor.to("cpu", copy=True)
+
+
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> Tensors:
     state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": t.clone() for i, one in state.items() for name, t in one.items()}
+    return {f"{i}.{name}": _copied(t) for i, one in state.items() for name, t in one.items()}
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:

@@ -14,12 +14,14 @@ from service.histories.rings import Longs
 from service.histories.segments import SegmentLog
 from service.metrics import TrainerMetrics
 from service.store import Removed
+from trainer.device import moved, placed
 from trainer.evaluation import Evaluation
 from trainer.examples import Batch, TargetBatch, batches, target_batch
 from trainer.inspection import Inspection
 from trainer.learner import Scored, Step
 from trainer.settings import TrainerSettings
 from trainer.state import State
+from trainer.stochastic_length import StochasticLength
 
 UNKNOWN_ITEM = RESERVED_KEY + 1
 """Key, never given a row, of events whose item's hash belongs to another item."""
@@ -56,6 +58,8 @@ class Teacher:
         self.segments = SegmentLog()
         self.evaluation = Evaluation(state.learner, settings.evaluate_rows)
         self.observers: list[Callable[[Scoring], None]] = []
+        on_cpu = state.learner.device.type == "cpu"
+        self._threads = settings.threads if on_cpu else 1
         self._positive = np.array([kind.positive for kind in types.types.values()])
 
     def teach(self, block: Block) -> None:
@@ -86,7 +90,7 @@ class Teacher:
         positive_T = self._positive[events.action_T] & (events.item_T != UNKNOWN_ITEM)
         made = batches(
             context, number_T[accepted.fresh_T], accepted, positive_T, window,
-            self.settings.row_budget, self.settings.threads,
+            self.settings.row_budget, self._threads, self._shorten(),
         )  # fmt: skip
         now_ms = int(events.at_ms_T.max(initial=0))
         for number, parts in enumerate(made):
@@ -99,13 +103,20 @@ class Teacher:
         self.metrics.actions_total.labels("unlearned").inc(int((~positive_T).sum()))
         return accepted
 
+    def _shorten(self) -> StochasticLength | None:
+        """How this block's long histories are shortened."""
+        alpha = self.settings.stochastic_length
+        if alpha is None:
+            return None
+        return StochasticLength(alpha, (self.settings.seed, self.state.block))
+
     def _admit(self, block: Block) -> tuple[Events, Longs]:
         """Rows of the block's items; an item whose key is another item's reads the unknown row."""
         events, state = block.events, self.state
-        item_T, at_ms_T = torch.from_numpy(events.item_T), torch.from_numpy(events.at_ms_T)
-        admitted = state.items.admit(item_T, at_ms_T)
+        item_T, device = torch.from_numpy(events.item_T), state.learner.device
+        admitted = state.items.admit(moved(item_T, device), placed(events.at_ms_T, device))
         self._let_go(admitted.evicted)
-        rows_T: Longs = admitted.rows_N.numpy()
+        rows_T: Longs = admitted.rows_N.cpu().numpy()
         owned = np.flatnonzero(rows_T)
         conflicts = state.ids.put(item_T[owned], [block.items[t] for t in owned]).numpy()
         if not conflicts.any():
@@ -160,8 +171,9 @@ class Teacher:
         """Forget everything that is kept beside rows which the table has freed."""
         if len(removed.rows_M):
             self.state.ids.remove(removed.keys_M)
-            self.state.learner.forget(removed.rows_M.numpy())
-            self.evaluation.forget(removed.rows_M.numpy())
+            rows_M = removed.rows_M.cpu().numpy()
+            self.state.learner.forget(rows_M)
+            self.evaluation.forget(rows_M)
 
     def _note(
         self, step: Step, kind: str, terms: int, batch: list[Batch] | TargetBatch, number: int

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import report
+from benchmarks.gpu.sections import Job
+from benchmarks.gpu.timing import device_of
 from benchmarks.peers.workload import EXPONENT, Batch, Workload
 from benchmarks.report import CheckFailed, Figure
 from kernels.key_index import KeyIndex, key_index
@@ -50,6 +52,16 @@ def shape(options: argparse.Namespace) -> GpuShape:
         options.keys or keys, options.batch or batch, options.dim or 128,
         options.batches or (QUICK_BATCHES if options.quick else BATCHES),
     )  # fmt: skip
+
+
+def jobs(quick: bool) -> Iterator[Job]:
+    """For `benchmarks.gpu`: the check, then the usual sizes."""
+    device = device_of()
+    usual = GpuShape(keys=8_000_000, batch=1_048_576, dim=128, batches=5)
+    chosen = GpuShape(keys=300, batch=64, dim=16, batches=1) if quick else usual
+    runs = 1 if quick else 5
+    yield Job("rows are numbered and trained as by the reference", lambda: check(chosen, device))
+    yield Job(f"{chosen.keys:,} keys", lambda: measure(chosen, device, runs))
 
 
 def check(shape: GpuShape, device: str) -> None:

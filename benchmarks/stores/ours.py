@@ -21,7 +21,8 @@ from benchmarks.peers.rounds import Calls
 from benchmarks.peers.workload import Batch, Workload, gradients
 from benchmarks.report import CheckFailed
 from kernels.crew import Crew
-from service.store import EmbeddingTable, SlotSettings
+from service.store import EmbeddingTable
+from service.store.settings import SlotSettings
 
 DAY_SECONDS = 86_400.0
 MIN_COUNT = 2

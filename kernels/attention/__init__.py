@@ -21,9 +21,6 @@ from kernels.backends import pick
 
 __all__ = ["DISTANCE_BUCKETS", "TIME_BUCKETS", "Events", "Rows", "attention"]
 
-DENSE_PAIRS = 100_000
-"""Pairs per user from which matrix products beat the packed loop (measured, two cores)."""
-
 
 @dataclass(frozen=True)
 class Events:
@@ -69,17 +66,16 @@ def attention(
     model, so a row's result does not depend on who shares the batch. Differentiable in q, k, v
     and both biases; a bias that is None counts as 0.
 
-    backend: "reference" (plain torch per user), "cpu" (packed numba loop, fp32), "triton" (on a
-    GPU; fp32 with fp32 products, or bf16 with fp32 sums), "triton-tf32" (the same with tf32
-    products) or "auto": triton for fp32 and bf16 on a GPU; on a CPU the reference's matrix products
-    when users have many pairs of rows and events, else the loop.
+    backend: "reference" (plain torch per user), "cpu" (numba, computed in fp32, returned in the
+    type of q), "triton" (on a GPU; fp32 with fp32 products, or bf16 with fp32 sums), "triton-tf32"
+    (the same with tf32 products) or "auto": cpu and triton for fp32 and bf16, else the reference.
 
-    Rows may come in any order. Those of a user are best sorted by limit: triton skips, tile by
-    tile, what no row of it sees, and reads others through a permutation.
+    Rows may come in any order. Those of a user are best sorted by limit: cpu and triton
+    skip, tile by tile, what no row of it sees; triton reads others through a permutation.
     """
     if backend == "auto":
-        backend = _choose(q_RHK, rows, events)
-    if not backend.startswith("triton"):
+        backend = _choose(q_RHK)
+    if backend == "reference":
         distance_bias_P, time_bias_S = (
             q_RHK.new_zeros(64) if bias is None else bias for bias in (distance_bias_P, time_bias_S)
         )
@@ -108,11 +104,7 @@ _BACKENDS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def _choose(q_RHK: Tensor, rows: Rows, events: Events) -> str:
-    if q_RHK.device.type == "cuda" and q_RHK.dtype in (torch.float32, torch.bfloat16):
-        return "triton"
-    if q_RHK.dtype != torch.float32 or q_RHK.device.type != "cpu":
+def _choose(q_RHK: Tensor) -> str:
+    if q_RHK.dtype not in (torch.float32, torch.bfloat16):
         return "reference"
-    users = max(1, len(events.offsets) - 1)
-    pairs = len(rows.limit) * len(events.at_ms) / users**2
-    return "reference" if pairs >= DENSE_PAIRS else "cpu"
+    return {"cuda": "triton", "cpu": "cpu"}.get(q_RHK.device.type, "reference")

@@ -23,8 +23,11 @@ def attention(
     length: int,
     alpha: float,
 ) -> Tensor:
-    """See `kernels.attention.attention`."""
-    out = []
+    """See `kernels.attention.attention`. Of bfloat16 inputs the sums are float32."""
+    given, out = q_RHK.dtype, []
+    if given == torch.bfloat16:
+        q_RHK, k_THK, v_THV = q_RHK.float(), k_THK.float(), v_THV.float()
+        distance_bias_P, time_bias_S = distance_bias_P.float(), time_bias_S.float()
     row_ends, event_ends = rows.offsets.tolist(), events.offsets.tolist()
     for b in range(len(row_ends) - 1):
         asking = slice(row_ends[b], row_ends[b + 1])
@@ -44,7 +47,7 @@ def attention(
         if not alike:
             weights_HRT = torch.where(position_T < limit_R1, weights_HRT, 0.0)
         out.append(torch.einsum("hrt,thv->rhv", weights_HRT, v_THV[seen] / length))
-    return torch.cat(out) if out else v_THV.new_zeros((0, *v_THV.shape[1:]))
+    return torch.cat(out).to(given) if out else v_THV.new_zeros((0, *v_THV.shape[1:])).to(given)
 
 
 def _alike(rows: "Rows", asking: slice) -> bool:

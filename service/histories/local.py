@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
 from torch import Tensor
 
 from kernels.key_index import key_index
@@ -27,11 +26,11 @@ from service.errors import VersionError
 from service.histories.keeping import UNNUMBERED, copy_out, measure, take_in
 from service.histories.leaving import Flags, are_overdue, longest_unseen, overdue
 from service.histories.rings import FIRST_BYTES, LINE_BYTES, Longs, Rings
-from service.settings import Section
 from service.store.budget import FREE_BYTES, INDEX_BYTES, KEY_BYTES, Budget
 
 if TYPE_CHECKING:
     from service.histories.segments import Segment
+    from service.histories.settings import HistorySettings
 
 RECENT_IDS = 64
 """An action whose id is among its user's last 64 is a duplicate; older repeats count as new."""
@@ -47,25 +46,6 @@ _SLICE = 65_536
 """Events after which memory that rings have left is looked at."""
 _AT_ONCE = 128
 """One in so many users is forgotten at least, when others need their room."""
-
-
-class HistorySettings(Section):
-    """Section [histories]."""
-
-    ttl_seconds: float | None = Field(90 * 86_400, gt=0)
-    capacity: int = Field(512, ge=64, le=16_384, description="events kept per user, a power of two")
-
-    @field_validator("capacity")
-    @classmethod
-    def _doubles(cls, capacity: int) -> int:
-        if capacity & (capacity - 1):
-            raise ValueError("must be a power of two, such as 512")
-        return capacity
-
-    @property
-    def ttl_ms(self) -> int:
-        """Time-to-live in milliseconds."""
-        return FOREVER_MS if self.ttl_seconds is None else int(self.ttl_seconds * 1000)
 
 
 @dataclass(frozen=True)
@@ -123,7 +103,7 @@ class Histories:
 class LocalHistories:
     """Append events, read the last ones, forget users whose time has come. One thread at a time."""
 
-    def __init__(self, settings: HistorySettings, budget: Budget | None = None) -> None:
+    def __init__(self, settings: "HistorySettings", budget: Budget | None = None) -> None:
         self.settings = settings
         self.evicted = self.refused = 0
         """Users forgotten to make room; events not kept because their user found none."""
@@ -305,11 +285,7 @@ class LocalHistories:
         """Forget others until there is room for so many new users, if that is wanted. Nobody is
         forgotten where forgetting all would not help."""
         gone, most = [_NOBODY], self._left() + self._rings.charged_bytes(len(self))
-        if (
-            self._budget is None
-            or self._budget.settings.when_full == "refuse"
-            or most < FIRST_BYTES
-        ):
+        if self._budget is None or self._budget.when_full == "refuse" or most < FIRST_BYTES:
             return _NOBODY
         spared_R = np.zeros(self._users.rows_end, np.bool_)
         spared_R[spared_M] = True

@@ -4,13 +4,19 @@ Shapes: B users, T history events, Q query rows, R target rows, D width, U item 
 A action types, P half-lives of the prior.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, normalize
 
 from kernels.attention import Events, Rows
-from service.model.hstu import HSTU, KeysValues, ModelSettings
-from service.model.tokens import Tokens, Window
+from service.model.hstu import HSTU
+from service.model.layer import KeysValues
+from service.model.tokens import Tokens, Window, first_event
+
+if TYPE_CHECKING:
+    from service.model.settings import ModelSettings
 
 PRIOR_EPS = 0.3
 """Added to decayed counts before their logarithm: an item never seen has a finite prior."""
@@ -26,13 +32,21 @@ class Encoded:
 
 
 class Network(nn.Module):
-    """The dense half of the model; item vectors come from the store and are passed in."""
+    """The dense half of the model; item vectors come from the store and are passed in.
 
-    def __init__(self, settings: ModelSettings, action_types: int) -> None:
+    precision: of the layers' matrix products, float32 or bfloat16; weights, sums, norms, heads and
+    losses are float32 in either. recompute: less memory for more work when training, the same bits.
+    Neither is part of a version.
+    """
+
+    def __init__(
+        self, settings: "ModelSettings", action_types: int, *,
+        precision: torch.dtype = torch.float32, recompute: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.settings = settings
         self.tokens = Tokens(settings.dim)
-        self.hstu = HSTU(settings)
+        self.hstu = HSTU(settings, precision, recompute)
         self.actions = nn.Linear(settings.dim, action_types)
         self.seen = nn.Parameter(torch.zeros(1))
         """Added to the logit of items that are in the visible history: learned, so that a product
@@ -70,7 +84,7 @@ class Network(nn.Module):
         return logits_RA
 
     def _after_last(self, last_TD: Tensor, events: Events, rows: Rows) -> Tensor:
-        first_Q = torch.repeat_interleave(events.offsets[:-1], rows.offsets.diff())
+        first_Q = first_event(rows, events)
         empty_Q = rows.limit == 0
         if not len(last_TD):
             return self.tokens.start.expand(len(empty_Q), -1)

@@ -16,8 +16,9 @@ from service.action_types import ActionTypes
 from service.errors import ModelMismatch
 from service.histories.local import Histories
 from service.histories.rings import Longs
-from service.model.hstu import ModelSettings, window_start
+from service.model.hstu import window_start
 from service.model.network import Encoded, Network
+from service.model.settings import ModelSettings
 from service.model.tokens import Window
 from service.versions import SlotRows, Snapshot
 

@@ -66,7 +66,7 @@ class Tokens(nn.Module):
 
     def query(self, x_TD: Tensor, rows: Rows, events: Events) -> Tensor:
         """Tokens [R, D] of query rows, from the tokens of the history they see."""
-        last_R = _owner_first(rows, events) + rows.limit - 1
+        last_R = first_event(rows, events) + rows.limit - 1
         empty_R = rows.limit == 0
         last_R = last_R.masked_fill(empty_R, 0)
         if not len(x_TD):
@@ -82,9 +82,11 @@ class Tokens(nn.Module):
         return items_RD + self.pending + self.ask_hour[_hour(rows.at_ms)]
 
 
-def _owner_first(rows: Rows, events: Events) -> Tensor:
-    """Index of the first visible event of each row's user."""
-    return torch.repeat_interleave(events.offsets[:-1], rows.offsets.diff())
+def first_event(rows: Rows, events: Events) -> Tensor:
+    """Index [R] of the first visible event of each row's user."""
+    return torch.repeat_interleave(
+        events.offsets[:-1], rows.offsets.diff(), output_size=len(rows.limit)
+    )
 
 
 def _hour(at_ms: Tensor) -> Tensor:

@@ -9,20 +9,15 @@ service.errors, service.actions; one thread owns a table at a time.
 
 from service.store.budget import Budget
 from service.store.changes import Changes
-from service.store.ids import OriginalIds
 from service.store.rows import Removed
 from service.store.saving import Saving
-from service.store.settings import CapSettings, SlotSettings
 from service.store.table import Admitted, EmbeddingTable
 
 __all__ = [
     "Admitted",
     "Budget",
-    "CapSettings",
     "Changes",
     "EmbeddingTable",
-    "OriginalIds",
     "Removed",
     "Saving",
-    "SlotSettings",
 ]

@@ -2,20 +2,23 @@
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from service.store.counters import Counters
 from service.store.draws import mixed, word
 from service.store.occurrences import since_first
-from service.store.settings import SlotSettings
 from service.store.waiting import Waiting
+
+if TYPE_CHECKING:
+    from service.store.settings import SlotSettings
 
 
 class Admission:
     """By count (`min_count`), by chance (`probability`), or everybody at once."""
 
-    def __init__(self, slot: SlotSettings, seed: int, empty: Callable[[], Counters]) -> None:
+    def __init__(self, slot: "SlotSettings", seed: int, empty: Callable[[], Counters]) -> None:
         self._seed = word(seed)
         self.waiting: Waiting | None = None
         if slot.min_count > 1:

@@ -2,11 +2,13 @@
 
 import math
 import weakref
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kernels.rows import row_bytes as bytes_of_columns
 from service.errors import SettingsError
-from service.store.settings import CapSettings, SlotSettings
+
+if TYPE_CHECKING:
+    from service.store.settings import CapSettings, SlotSettings
 
 INDEX_BYTES = 54
 """Of a key's place in the index, 16 bytes at the lowest load of 0.30."""
@@ -32,8 +34,10 @@ class Budget:
     below what is allocated, some huge pages per holder apart.
     """
 
-    def __init__(self, settings: CapSettings) -> None:
-        self.settings = settings
+    def __init__(self, settings: "CapSettings | None" = None) -> None:
+        """None: without a limit."""
+        self.max_bytes = None if settings is None else settings.max_bytes
+        self.when_full = "evict" if settings is None else settings.when_full
         self._holders: list[weakref.ref[Holder]] = []
 
     def join(self, holder: Holder) -> None:
@@ -42,7 +46,7 @@ class Budget:
         self._holders.append(weakref.ref(holder))
         if self.left < 0:
             raise SettingsError(
-                f"setting store.max_bytes = {self.settings.max_bytes} is less than the "
+                f"setting store.max_bytes = {self.max_bytes} is less than the "
                 f"{self.charged} bytes of a store without ids ({WAITING_BYTES} for each of "
                 "max_waiting ids if min_count is above 1); raise it or lower max_waiting"
             )
@@ -56,20 +60,20 @@ class Budget:
     @property
     def left(self) -> float:
         """Bytes that may still be charged; infinite without a limit, negative above it."""
-        limit = self.settings.max_bytes
+        limit = self.max_bytes
         return math.inf if limit is None else limit - self.charged
 
     def room(self, item_bytes: int) -> float:
         """How many items of so many bytes may still be charged; infinite without a limit."""
-        return math.inf if self.settings.max_bytes is None else max(0, self.left // item_bytes)
+        return math.inf if self.max_bytes is None else max(0, self.left // item_bytes)
 
 
-def row_bytes(settings: SlotSettings) -> int:
+def row_bytes(settings: "SlotSettings") -> int:
     """What a slot is charged for each row up to its highest, in use or free."""
     columns = bytes_of_columns(settings.dim, settings.moments)
     return columns + INDEX_BYTES + KEY_BYTES + FREE_BYTES + TOMBSTONE_BYTES
 
 
-def waiting_bytes(settings: SlotSettings) -> int:
+def waiting_bytes(settings: "SlotSettings") -> int:
     """What a slot is charged for ids that wait, from the start: rows must not take their place."""
     return settings.max_waiting * WAITING_BYTES if settings.min_count > 1 else 0

@@ -1,6 +1,7 @@
 """Room under the budget: which of the ids that earned a row get it, and who leaves for them."""
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,7 +11,9 @@ from service.store.clock import Clock
 from service.store.eviction import Evictor
 from service.store.occurrences import of_first_keys
 from service.store.rows import KeyedRows, Removed
-from service.store.settings import SlotSettings
+
+if TYPE_CHECKING:
+    from service.store.settings import SlotSettings
 
 _REASONS = ("full", "spared")
 
@@ -19,7 +22,7 @@ class Room:
     """Free rows, rows that the budget still allows, and rows that can be had by eviction."""
 
     def __init__(
-        self, slot: SlotSettings, seed: int, rows: KeyedRows, clock: Clock, budget: Budget
+        self, slot: "SlotSettings", seed: int, rows: KeyedRows, clock: Clock, budget: Budget
     ) -> None:
         self._rows, self._clock, self._budget = rows, clock, budget
         self._row_bytes = row_bytes(slot)
@@ -36,7 +39,7 @@ class Room:
         if len(earned_E) <= self._left():
             return earned_E, evicted
         needed = len(keys_N[earned_E].unique())
-        evicts = self._budget.settings.when_full == "evict"
+        evicts = self._budget.when_full == "evict"
         if evicts and needed > self._left():
             evicted = self._evict(needed - int(self._left()), rows_N)
         if needed <= self._left():

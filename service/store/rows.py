@@ -1,6 +1,6 @@
 """Rows by key: an index, what its rows hold, what has changed in them, and a saving under way."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,9 @@ from service.errors import ModelMismatch
 from service.store.changes import ChangeLog, Changes
 from service.store.occurrences import number_from_one
 from service.store.saving import Saving
-from service.store.settings import SlotSettings
+
+if TYPE_CHECKING:
+    from service.store.settings import SlotSettings
 
 _LONG_AGO_MS = -(2**63)
 """Last use of a row before its first occurrence is counted."""
@@ -37,7 +39,7 @@ class KeyedRows:
     """
 
     def __init__(
-        self, slot: SlotSettings, seed: int, backend: str, crew: Crew, device: torch.device
+        self, slot: "SlotSettings", seed: int, backend: str, crew: Crew, device: torch.device
     ) -> None:
         self._slot, self._seed, self._backend = slot, seed, backend
         self._index = key_index(backend, crew, str(device))

@@ -1,7 +1,7 @@
 """One slot's embedding table: rows by key, and who gets one, keeps it and loses it."""
 
 from collections import Counter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +17,10 @@ from service.store.expiry import Sweep
 from service.store.room import Room
 from service.store.rows import KeyedRows, Removed
 from service.store.saving import Saving
-from service.store.settings import CapSettings, SlotSettings
 from service.store.waiting import Waiting
+
+if TYPE_CHECKING:
+    from service.store.settings import SlotSettings
 
 
 class Admitted(NamedTuple):
@@ -41,7 +43,7 @@ class EmbeddingTable:
 
     def __init__(
         self,
-        settings: SlotSettings,
+        settings: "SlotSettings",
         seed: int,
         backend: str = "numba",
         threads: int = 1,
@@ -60,7 +62,7 @@ class EmbeddingTable:
         )
         self._optimizer, self._clock = settings.built_optimizer(), Clock(settings.half_life_seconds)
         self._sweep = Sweep(settings.ttl_seconds)
-        budget = budget or Budget(CapSettings())
+        budget = budget or Budget()
         self._room = Room(settings, seed, self._rows, self._clock, budget)
         budget.join(self)
 

@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError
 
 from service.action_types import ActionTypes
 from service.errors import SettingsError
-from service.model.hstu import ModelSettings
+from service.model.settings import ModelSettings
 from service.settings import SECTIONS, Section, Settings
 
 

@@ -19,9 +19,9 @@ from service.actions import RESERVED_KEY, Id, key_of
 from service.client import Client
 from service.histories.local import Events
 from service.histories.segments import Segment
-from service.model.hstu import ModelSettings
 from service.model.network import Network
 from service.model.ranker import described
+from service.model.settings import ModelSettings
 from service.settings import Settings
 from service.versions import Manifest, SlotRows, Snapshot, VersionDirectory
 from serving.app import create_app

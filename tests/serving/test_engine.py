@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from service.histories.local import HistorySettings, LocalHistories
+from service.histories.local import LocalHistories
+from service.histories.settings import HistorySettings
 from serving.engine import Engine, Tables
 from serving.problems import Problem
 

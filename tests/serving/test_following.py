@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from service.histories.local import HistorySettings, LocalHistories
+from service.histories.local import LocalHistories
+from service.histories.settings import HistorySettings
 from service.metrics import Readings, ServingMetrics
 from service.model.ranker import described
 from service.versions import VersionDirectory

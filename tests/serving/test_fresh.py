@@ -8,7 +8,8 @@ import pytest
 
 from service.action_types import ActionTypes
 from service.actions import Action
-from service.histories.local import HistorySettings, LocalHistories
+from service.histories.local import LocalHistories
+from service.histories.settings import HistorySettings
 from service.intake import IntakeSettings
 from service.metrics import Readings, ServingMetrics
 from service.streams.local import LocalStream

@@ -16,12 +16,12 @@ class Ranked:
 
     def __init__(self, scores_R: list[float], popular_R: list[float]) -> None:
         self.scores_R, self.popularity = torch.tensor(scores_R), self
-        self.popular_R = torch.tensor(popular_R)
+        self.popular_R, self.device = torch.tensor(popular_R), torch.device("cpu")
 
     def scores(self, scored: object, few: np.ndarray, rows: np.ndarray, now_ms: int) -> object:
         return self.scores_R[rows].expand(len(few), -1)
 
-    def counts(self, rows: np.ndarray, now_ms: int) -> torch.Tensor:
+    def counts(self, rows: torch.Tensor, now_ms: int) -> torch.Tensor:
         return self.popular_R[rows][:, None]
 
 

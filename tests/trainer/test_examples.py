@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from service.histories.local import Events, HistorySettings, LocalHistories
+from service.histories.local import Events, LocalHistories
+from service.histories.settings import HistorySettings
 from service.model.hstu import window_start
-from service.store import Budget, CapSettings
+from service.store import Budget
+from service.store.settings import CapSettings
 from trainer.examples import Batch, batches
 
 Event = tuple[int, int, int]

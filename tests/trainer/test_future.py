@@ -37,7 +37,7 @@ def test_an_event_dated_2099_expires_nothing_and_teaches_nothing(workshop: Works
     assert story.rejected == future.counters["rejected_too_early"] > 0
     assert len(future.items) == len(plain.items) > 30
     assert len(future.histories) == len(plain.histories) == 20
-    assert trainers[0].intake.watermark_ms == trainers[1].intake.watermark_ms
+    assert trainers[0].position.watermark_ms == trainers[1].position.watermark_ms
     expected, found = plain.items.state(), future.items.state()
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())

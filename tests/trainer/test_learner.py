@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from service.histories.local import Events, HistorySettings, LocalHistories
+from service.histories.local import Events, LocalHistories
+from service.histories.settings import HistorySettings
 from service.settings import Settings
 from tests.trainer.workshop import START_MS, settings
 from trainer.build import Plan
@@ -181,7 +182,40 @@ def test_a_freed_row_is_forgotten_by_counts_and_pool() -> None:
     learner = fresh().learner
     learner.observe(np.array([1, 2, 2]), START_MS)
     learner.forget(np.array([2]))
-    assert learner.popularity.counts(np.array([2]), START_MS).max() == 0
+    assert learner.popularity.counts(torch.tensor([2]), START_MS).max() == 0
     assert learner.pool.state()["rows"].tolist() == [1]
     prior = learner.item_prior(np.array([1, 2]), START_MS)
     assert prior[0] > prior[1]
+
+
+def loss_beside(pool: list[int], **trainer: object) -> float:
+    """Of the first step, when those rows are the recent positives and none of them is drawn."""
+    state = fresh(trainer={"pool_draws": 0} | trainer)
+    state.learner.pool.push(np.array(pool))
+    return state.learner.learn(batch(), (0,), START_MS).loss
+
+
+def test_without_log_q_it_does_not_matter_how_often_an_item_is_expected() -> None:
+    rare, often = [1, 2, 3, 4, 5, 6], [1] * 5 + [2]
+    assert loss_beside(rare) != pytest.approx(loss_beside(often), rel=1e-3)
+    assert loss_beside(rare, log_q=False) == loss_beside(often, log_q=False)
+    # Where all items are expected alike, the correction changes nothing.
+    assert loss_beside(rare, log_q=False) == pytest.approx(loss_beside(rare), rel=1e-5)
+
+
+def test_recomputing_learns_the_same_bits_and_bfloat16_nearly_the_same() -> None:
+    plain, again = fresh(), fresh(trainer={"recompute": True})
+    narrow = fresh(trainer={"precision": "bfloat16"})
+    assert again.learner.network.hstu.recompute
+    losses = [state.learner.learn(batch(), (0,), START_MS).loss for state in (plain, again, narrow)]
+    assert bits(plain) == bits(again)
+    assert losses[0] == losses[1] == pytest.approx(losses[2], rel=1e-2)
+    assert bits(narrow) != bits(plain)
+    assert narrow.tensors().keys() == plain.tensors().keys()
+
+
+def test_a_step_on_the_cpu_starts_no_copy() -> None:
+    scored: list[Scored] = []
+    given = batch()
+    fresh().learner.learn(given, (0,), START_MS, scored.append)
+    assert scored[0].batch is scored[0].here is given[0]

@@ -58,13 +58,13 @@ def test_log_expected_counts_what_the_pool_holds() -> None:
         if step % 7 == 3:
             pool.forget(np.unique(draw.integers(0, 40, 3)))
         expected = expected_log(pool, rows.tolist(), set_size=1000)
-        torch.testing.assert_close(pool.log_expected(rows, 1000), expected)
+        torch.testing.assert_close(pool.log_expected(torch.from_numpy(rows), 1000), expected)
 
 
 def test_expected_occurrences_are_those_of_real_draws() -> None:
     pool = pool_of([1] * 600 + [2] * 300 + [3] * 100, window=1000)
     drawn = Counter(pool.draw(50_000, (3,)).tolist())
-    expected = pool.log_expected(np.array([1, 2, 3]), 50_000).exp().tolist()
+    expected = pool.log_expected(torch.tensor([1, 2, 3]), 50_000).exp().tolist()
     assert expected == pytest.approx([drawn[1], drawn[2], drawn[3]], rel=0.03)
 
 
@@ -75,7 +75,7 @@ def test_freed_rows_leave_the_pool_for_the_item_that_gets_their_number() -> None
     assert set(pool.draw(100, (0,)).tolist()) == {2, 3}
     pool.push(np.array([1]))
     torch.testing.assert_close(
-        pool.log_expected(np.array([1, 2]), 10), expected_log(pool, [1, 2], 10)
+        pool.log_expected(torch.tensor([1, 2]), 10), expected_log(pool, [1, 2], 10)
     )
 
 
@@ -87,6 +87,6 @@ def test_a_loaded_pool_goes_on_like_the_one_that_was_saved() -> None:
     for one in (pool, again):
         one.push(np.array([4, 70]))
     np.testing.assert_array_equal(pool.draw(50, (1,)), again.draw(50, (1,)))
-    rows = np.arange(80)
+    rows = torch.arange(80)
     assert torch.equal(pool.log_expected(rows, 9), again.log_expected(rows, 9))
     assert again.nbytes > 0

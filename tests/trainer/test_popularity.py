@@ -30,7 +30,7 @@ def test_counts_are_exponential_sums_however_long_the_gaps(largest_gap_ms: int) 
         popularity.add(rows, at_ms)
         added += [(row, at_ms) for row in rows.tolist()]
         asked_ms = at_ms + int(draw.integers(0, largest_gap_ms + 1))
-        counts = popularity.counts(np.arange(12), asked_ms)
+        counts = popularity.counts(torch.arange(12), asked_ms)
         expected = [naive(added, row, asked_ms) for row in range(12)]
         torch.testing.assert_close(
             counts, torch.tensor(expected), rtol=1e-5, atol=1e-9
@@ -41,19 +41,21 @@ def test_two_years_of_silence_leave_zero_and_no_overflow() -> None:
     popularity = Popularity(HALF_LIVES)
     popularity.add(np.array([3, 3]), START_MS)
     after_ms = START_MS + 24 * MONTH_MS
-    assert popularity.counts(np.array([3]), after_ms).max() == 0
+    assert popularity.counts(torch.tensor([3]), after_ms).max() == 0
     popularity.add(np.array([3]), after_ms)
-    torch.testing.assert_close(popularity.counts(np.array([3]), after_ms), torch.ones(1, 3))
+    torch.testing.assert_close(popularity.counts(torch.tensor([3]), after_ms), torch.ones(1, 3))
 
 
 def test_nothing_counted_yet_is_zero_for_any_row() -> None:
-    assert Popularity(HALF_LIVES).counts(np.array([0, 1000]), START_MS).tolist() == [[0] * 3] * 2
+    assert (
+        Popularity(HALF_LIVES).counts(torch.tensor([0, 1000]), START_MS).tolist() == [[0] * 3] * 2
+    )
 
 
 def test_a_time_before_the_last_count_reads_no_more_than_was_counted() -> None:
     popularity = Popularity(HALF_LIVES)
     popularity.add(np.array([1]), START_MS)
-    counts = popularity.counts(np.array([1]), START_MS - 5_000)
+    counts = popularity.counts(torch.tensor([1]), START_MS - 5_000)
     assert counts.isfinite().all()
     assert counts.max() <= 1
 
@@ -62,7 +64,7 @@ def test_a_reset_row_starts_anew() -> None:
     popularity = Popularity(HALF_LIVES)
     popularity.add(np.array([1, 2, 2]), START_MS)
     popularity.reset(np.array([2, 500]))
-    counts = popularity.counts(np.array([1, 2]), START_MS)
+    counts = popularity.counts(torch.tensor([1, 2]), START_MS)
     assert counts.tolist() == [[1] * 3, [0] * 3]
 
 
@@ -84,6 +86,6 @@ def test_what_was_merely_asked_about_is_not_part_of_the_state() -> None:
     quiet, asked = Popularity(HALF_LIVES), Popularity(HALF_LIVES)
     for one in (quiet, asked):
         one.add(np.array([1]), START_MS)
-    asked.counts(np.arange(10_000), START_MS)
+    asked.counts(torch.arange(10_000), START_MS)
     for name, tensor in quiet.state().items():
         assert torch.equal(tensor, asked.state()[name])

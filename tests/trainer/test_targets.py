@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from service.histories.local import Events, HistorySettings, LocalHistories
+from service.histories.local import Events, LocalHistories
+from service.histories.settings import HistorySettings
 from trainer.examples import TargetBatch, target_batch
 from trainer.joiner import Open
 

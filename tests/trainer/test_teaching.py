@@ -3,6 +3,7 @@
 import threading
 import time
 from contextlib import closing
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -45,6 +46,25 @@ def test_the_model_learns_what_popularity_cannot_see(workshop: Workshop) -> None
         rates = trainer.teacher.evaluation.hit_rates()
     assert rates["online"] > rates["popularity"] + 0.2
     assert np.mean(losses[-10:]) < np.mean(losses[1:11]) / 2
+
+
+def test_stochastic_length_leaves_context_out_and_no_event_unlearned(tmp_path: Path) -> None:
+    story, seen, learned = told(600, users=4), {}, {}
+    for alpha in (None, 1.2, 1.2):
+        workshop = Workshop(tmp_path / f"{alpha}-{len(seen)}")
+        workshop.sections = settings(trainer={"stochastic_length": alpha, "evaluate_rows": 0})
+        workshop.tell(story)
+        events: list[int] = []
+        with workshop.training() as trainer:
+            trainer.teacher.observers.append(
+                lambda told, events=events: events.append(len(told.scored.batch.seen.item_E))
+            )
+            trainer.run(threading.Event(), lambda: True)
+        assert seen.setdefault(alpha, events) == events
+        counters = trainer.teacher.state.counters
+        learned[alpha] = counters["positives_trained"]
+    assert sum(seen[1.2]) < 0.9 * sum(seen[None])
+    assert learned[1.2] == learned[None] == story.positives
 
 
 def test_a_poisoned_row_costs_its_batches_and_nothing_else(workshop: Workshop) -> None:

@@ -162,7 +162,7 @@ class Workshop:
     def digest(self, trainer: Trainer | None = None) -> str:
         """SHA-256 over the state of a trainer, by default that of the newest version."""
         trainer = trainer or self.restored()
-        return digest(trainer.teacher.state, self.users(), trainer.intake.watermark_ms)
+        return digest(trainer.teacher.state, self.users(), trainer.position.watermark_ms)
 
 
 def digest(state: State, users: list[int], watermark_ms: int) -> str:

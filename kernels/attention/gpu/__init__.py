@@ -2,7 +2,9 @@
 
 A user's rows are best in order of their limits, as every caller in this repository has them; rows
 that are not are read through a permutation, at no other cost. Results are bit-identical from run
-to run: no two programs add to the same place.
+to run: no two programs add to the same place. Every row sees its user from the first event on:
+where a window starts later, callers pack each window as a user of its own, as trainer and server
+do, so tiles are skipped by limit alone.
 
 `bias.py` says how the relative bias is read and learned, `plan.py` what is prepared once for a
 batch, `tiles.py` holds the fixed table of tiles.

@@ -1,4 +1,4 @@
-"""The Triton gate against the reference in fp64; run by test_interpreted.py, or on a GPU."""
+"""The Triton gate against the reference in fp64; run by test_interpreted.py and on a GPU."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ from torch import Tensor
 
 from kernels.gating import gated
 from kernels.gpu import INTERPRETED
+from tests.kernels.attention_gpu.poison import poison_empty_memory
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 EPS = 1e-6
@@ -20,9 +21,7 @@ RELATIVE = {
 
 @pytest.fixture(autouse=True)
 def _empty_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is read before it was written shows."""
-    make = torch.empty_like
-    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: make(*a, **k).fill_(torch.nan))
+    poison_empty_memory(monkeypatch)
 
 
 def with_gradients(inputs: tuple[Tensor, ...], backend: str) -> list[Tensor]:

@@ -1,7 +1,10 @@
 """The shipped configurations compile for Ampere and Hopper, without spills; figures are printed."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +19,8 @@ from tests.kernels.attention_gpu.compiling import (
     gates_of,
     kernels_of,
 )
+
+REPOSITORY = Path(__file__).parents[3]
 
 
 def assert_they_fit(variants: Iterable[Variant]) -> None:
@@ -40,6 +45,19 @@ def test_a_kernel_of_each_other_kind_compiles_without_spills() -> None:
     forward, *_ = kernels_of("bf16", 80, 64, 64)
     exact, *_ = kernels_of("fp32", 80, 32, 32)
     assert_they_fit([forward, exact, *gates_of(512)])
+
+
+def test_a_whole_layer_launches_what_a_gpu_would_take() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.attention_gpu.launches"], cwd=REPOSITORY,
+        env={**os.environ, "TRITON_INTERPRET": "0"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == [
+        "_reach", "forward", "gated_forward",
+        "forward", "backward_rows", "backward_near", "backward_keys",
+        "gated_forward", "gated_backward",
+    ]  # fmt: skip
 
 
 @pytest.mark.long

@@ -1,13 +1,16 @@
-"""The Triton index does what the reference does, key by key; run by test_interpreted.py."""
+"""The Triton index does what the reference does, key by key.
+
+Run by test_interpreted.py in Triton's interpreter, by `python -m benchmarks.gpu` on a GPU.
+"""
 
 import random
-from collections.abc import Callable
 
 import pytest
 import torch
 
 from kernels.key_index import RESERVED_KEY, KeyIndex, key_index
 from kernels.key_index.gpu import TritonIndex
+from tests.kernels.gpu.moving import DEVICE, Moved
 
 MASK = 2**64 - 1
 
@@ -34,16 +37,16 @@ EDGES = [0, -1, 1, 2**63 - 1, -(2**63) + 1, *range(2**62, 2**62 + 10), *range(-(
 POOL = sorted({*ONE_SHARD[:60], *LAST_HOME, *EDGES})
 
 
-def both(*keys: list[int]) -> tuple[KeyIndex, TritonIndex]:
+def both(*keys: list[int]) -> tuple[KeyIndex, Moved]:
     """Reference and Triton after the same inserts."""
-    reference, index = key_index("reference"), TritonIndex("cpu")
+    reference, index = key_index("reference"), Moved(TritonIndex(DEVICE))
     for batch in keys:
         reference.insert(tensor(batch))
         index.insert(tensor(batch))
     return reference, index
 
 
-def assert_same(reference: KeyIndex, index: TritonIndex) -> None:
+def assert_same(reference: KeyIndex, index: Moved) -> None:
     for name, expected in reference.state().items():
         assert torch.equal(index.state()[name], expected)
     assert torch.equal(index.keys(), reference.keys())
@@ -113,18 +116,13 @@ def test_key_at_gives_the_keys_of_rows_and_refuses_rows_past_the_end() -> None:
             index.key_at(tensor([0, row]))
 
 
-@pytest.mark.parametrize(
-    "call", [TritonIndex.lookup, TritonIndex.insert, TritonIndex.remove],
-    ids=["lookup", "insert", "remove"],
-)  # fmt: skip
-def test_the_reserved_key_is_refused_and_changes_nothing(
-    call: Callable[[TritonIndex, torch.Tensor], object],
-) -> None:
+@pytest.mark.parametrize("call", ["lookup", "insert", "remove"])
+def test_the_reserved_key_is_refused_and_changes_nothing(call: str) -> None:
     reference, index = both([5, 6])
     # More new keys than the shard has slots: the claims of the others have to be withdrawn.
     keys = [5, *ONE_SHARD[:80], RESERVED_KEY, 9, RESERVED_KEY]
     with pytest.raises(ValueError, match="key 81 of the batch is the reserved key"):
-        call(index, tensor(keys))
+        getattr(index, call)(tensor(keys))
     assert_same(reference, index)
     usable = tensor([key for key in reversed(keys) if key != RESERVED_KEY])
     assert torch.equal(index.lookup(usable), reference.lookup(usable))
@@ -133,10 +131,10 @@ def test_the_reserved_key_is_refused_and_changes_nothing(
 
 
 def test_keys_of_another_type_shape_or_device_are_refused() -> None:
-    index = TritonIndex("cpu")
+    index = Moved(TritonIndex(DEVICE))
     wrong = [torch.zeros(3), torch.zeros(3).int(), torch.zeros(1, 3).long()]
     for keys in [*wrong, torch.zeros(3, dtype=torch.int64, device="meta")]:
-        with pytest.raises(TypeError, match="one-dimensional int64 tensor on cpu"):
+        with pytest.raises(TypeError, match=f"one-dimensional int64 tensor on {DEVICE}"):
             index.lookup(keys)
 
 

@@ -1,4 +1,4 @@
-"""The Triton rows do what the reference does; run by test_interpreted.py.
+"""The Triton rows do what the reference does; run by test_interpreted.py and on a GPU.
 
 Tolerance: float32 sums over a batch in another order, 1e-5 beside the numbers' own size of 1.
 """
@@ -21,6 +21,7 @@ from kernels.rows import (
 )  # fmt: skip
 from kernels.rows.gpu import TritonRows
 from kernels.slabs import SLAB_ROWS, Slabs
+from tests.kernels.gpu.moving import DEVICE, Moved
 
 HOUR_MS = 3_600_000
 NOW_MS = 10**12
@@ -33,9 +34,9 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def filled(width: int, moments: bool, rows_M: torch.Tensor) -> tuple[RowTable, TritonRows]:
+def filled(width: int, moments: bool, rows_M: torch.Tensor) -> tuple[RowTable, Moved]:
     """Reference and Triton with the same rows in use."""
-    tables = row_table(width, moments, "reference"), TritonRows(width, moments, "cpu")
+    tables = row_table(width, moments, "reference"), Moved(TritonRows(width, moments, DEVICE))
     m = len(rows_M)
     for table in tables:
         table.extend(END)
@@ -53,7 +54,7 @@ def batch(n: int, seed: int) -> torch.Tensor:
     return rows_N
 
 
-def assert_same(reference: RowTable, rows: TritonRows, rows_M: torch.Tensor) -> None:
+def assert_same(reference: RowTable, rows: Moved, rows_M: torch.Tensor) -> None:
     expected, got = reference.take(rows_M), rows.take(rows_M)
     assert list(got) == list(expected)
     for name, values in expected.items():
@@ -173,7 +174,7 @@ def test_columns_are_put_taken_shown_and_cleared_like_the_references(moments: bo
 
 @pytest.mark.parametrize(("moments", "row_bytes"), [(True, 73), (False, 53)])
 def test_bytes_are_those_of_whole_slabs(moments: bool, row_bytes: int) -> None:
-    rows = TritonRows(5, moments, "cpu")
+    rows = TritonRows(5, moments, DEVICE)
     tables_of_addresses = rows.nbytes
     rows.extend(1)
     assert rows.nbytes == tables_of_addresses + SLAB_ROWS * row_bytes
@@ -182,9 +183,9 @@ def test_bytes_are_those_of_whole_slabs(moments: bool, row_bytes: int) -> None:
 def test_gather_writes_where_it_is_told() -> None:
     rows_N = torch.tensor([3, 3, 1, SLAB_ROWS])
     reference, rows = filled(6, False, torch.tensor([1, 3, SLAB_ROWS]))
-    out_ND = torch.full((4, 6), torch.nan)
-    assert rows.gather(rows_N, out_ND) is out_ND
-    assert torch.equal(out_ND, reference.gather(rows_N))
+    out_ND = torch.full((4, 6), torch.nan, device=DEVICE)
+    assert rows.table.gather(rows_N.to(DEVICE), out_ND) is out_ND
+    assert torch.equal(out_ND.cpu(), reference.gather(rows_N))
 
 
 def test_marks_keep_their_other_bits() -> None:
@@ -215,20 +216,19 @@ def test_a_row_out_of_range_is_refused_before_anything_is_written(row: int) -> N
 
 def test_a_batch_that_was_written_to_is_looked_at_again() -> None:
     reference, rows = filled(2, False, torch.arange(4))
-    rows_N = torch.tensor([1, 2])
-    for table in (reference, rows):
-        table.step(rows_N, torch.ones(2, 2), Adagrad(0.1), DECAY)
-    rows_N[0] = 3
-    for table in (reference, rows):
-        table.step(rows_N, torch.ones(2, 2), Adagrad(0.1), DECAY)
+    on_device_N, ones_ND = torch.tensor([1, 2], device=DEVICE), torch.ones(2, 2, device=DEVICE)
+    for row in (1, 3):
+        on_device_N[0] = row
+        rows.table.step(on_device_N, ones_ND, Adagrad(0.1), DECAY)
+        reference.step(on_device_N.cpu(), ones_ND.cpu(), Adagrad(0.1), DECAY)
     assert_same(reference, rows, torch.arange(4))
-    rows_N[0] = END
+    on_device_N[0] = END
     with pytest.raises(IndexError):
-        rows.gather(rows_N)
+        rows.table.gather(on_device_N)
 
 
 def test_an_empty_batch_changes_nothing() -> None:
-    rows = TritonRows(3, True, "cpu")
+    rows = Moved(TritonRows(3, True, DEVICE))
     none_N = torch.empty(0, dtype=torch.int64)
     rows.touch(none_N, none_N, DECAY)
     rows.step(none_N, torch.empty(0, 3), Adam(0.1), DECAY)
@@ -260,10 +260,10 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_slabs_never_move() -> None:
-    slabs = Slabs(torch.tensor([1, 2]))
+    slabs = Slabs(torch.tensor([1, 2], device=DEVICE))
     slabs.extend(1)
     first = slabs.addresses[0].item()
-    slabs.write(torch.tensor([5]), torch.tensor([[8, 9]]))
+    slabs.write(*(torch.tensor(x, device=DEVICE) for x in ([5], [[8, 9]])))
     slabs.extend(3 * SLAB_ROWS)
     assert slabs.addresses[0].item() == first
     assert len(slabs.addresses) == 3

@@ -9,7 +9,8 @@ import sys
 
 import numpy as np
 
-from service.histories.local import Events, HistorySettings, LocalHistories
+from service.histories.local import Events, LocalHistories
+from service.histories.settings import HistorySettings
 from tests.service.store.resident import resident_bytes
 
 BATCH = 10_000

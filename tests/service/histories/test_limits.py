@@ -14,11 +14,11 @@ from service.histories.local import (
     RECENT_IDS,
     Accepted,
     Events,
-    HistorySettings,
     LocalHistories,
 )
 from service.histories.rings import FIRST_BYTES, WORD_BYTES
 from service.histories.segments import Segment, SegmentLog, compacted, concatenated
+from service.histories.settings import HistorySettings
 from service.store.budget import Budget
 from service.store.settings import CapSettings
 from tests.service.store.tables import Other

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.histories.local import RECENT_IDS, Events, HistorySettings, LocalHistories
+from service.histories.local import RECENT_IDS, Events, LocalHistories
+from service.histories.settings import HistorySettings
 
 DAY_MS = 86_400_000
 TTL_MS = 10 * DAY_MS

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.histories.local import Events, HistorySettings, LocalHistories
+from service.histories.local import Events, LocalHistories
 from service.histories.segments import FIELDS, Segment, SegmentLog, compacted, concatenated
+from service.histories.settings import HistorySettings
 
 DAY_MS = 86_400_000
 SETTINGS = HistorySettings(ttl_seconds=10 * 86_400, capacity=64)

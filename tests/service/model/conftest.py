@@ -9,10 +9,11 @@ import torch
 
 from service.action_types import ActionTypes
 from service.actions import RESERVED_KEY
-from service.histories.local import Events, Histories, HistorySettings, LocalHistories
-from service.model.hstu import ModelSettings
+from service.histories.local import Events, Histories, LocalHistories
+from service.histories.settings import HistorySettings
 from service.model.network import Network
 from service.model.ranker import ITEM_SLOT, PRIOR, Ranker, described
+from service.model.settings import ModelSettings
 from service.versions import SlotRows, Snapshot
 
 NOW_MS = 1_732_096_800_000

@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from kernels.attention import Events, Rows
-from service.model.hstu import ModelSettings, window_start
+from service.model.hstu import window_start
 from service.model.network import Encoded, Network
+from service.model.settings import ModelSettings
 from service.model.tokens import Window
 
 NetworkOf = Callable[..., Network]
@@ -23,7 +24,12 @@ DIM = 16
 # Unit vectors and keys of order 1 in fp32, matrix products blocked by their number of rows.
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
 
-both_sources = pytest.mark.parametrize("next_item_from", ["query", "history"])
+VARIANTS: list[dict[str, Any]] = [
+    {}, {"next_item_from": "history"}, {"weights": "softmax"}, {"relative_bias": False},
+    {"weights": "softmax", "relative_bias": False, "next_item_from": "history"},
+    {"layer": "research"}, {"layer": "research", "weights": "softmax"}, {"layer": "production"},
+]  # fmt: skip
+each_variant = pytest.mark.parametrize("model", VARIANTS, ids=str)
 
 
 @dataclass(frozen=True)
@@ -87,12 +93,12 @@ def answers(network: Network, users: list[User]) -> tuple[Tensor, Tensor]:
     return network.users(read, rows), network.action_logits(read, asked_R, vectors(), rows)
 
 
-@both_sources
+@each_variant
 @torch.inference_mode()
 def test_no_answer_depends_on_who_shares_the_batch(
-    network_of: NetworkOf, next_item_from: str
+    network_of: NetworkOf, model: dict[str, Any]
 ) -> None:
-    network = network_of(next_item_from=next_item_from)
+    network = network_of(**model)
     sizes = [(0, 2), (1, 1), (16, 5), (0, 0), (7, 0), (63, 63), (2, 9), (0, 3)]
     users = [user(events, rows, seed) for seed, (events, rows) in enumerate(sizes)]
     together = answers(network, users)
@@ -101,10 +107,10 @@ def test_no_answer_depends_on_who_shares_the_batch(
         torch.testing.assert_close(torch.cat(parts), whole, **CLOSE)
 
 
-@both_sources
+@each_variant
 @torch.inference_mode()
-def test_no_row_depends_on_the_rows_beside_it(network_of: NetworkOf, next_item_from: str) -> None:
-    network = network_of(next_item_from=next_item_from)
+def test_no_row_depends_on_the_rows_beside_it(network_of: NetworkOf, model: dict[str, Any]) -> None:
+    network = network_of(**model)
     whole = user(20, 12, 1)
     together = answers(network, [whole])
     for r in range(12):
@@ -116,9 +122,12 @@ def test_no_row_depends_on_the_rows_beside_it(network_of: NetworkOf, next_item_f
             torch.testing.assert_close(found[0], expected[r], **CLOSE)
 
 
+@each_variant
 @torch.inference_mode()
-def test_appended_events_leave_earlier_keys_and_values_as_they_are(network_of: NetworkOf) -> None:
-    network, whole = network_of(next_item_from="history"), user(63, 0, 2)
+def test_appended_events_leave_earlier_keys_and_values_as_they_are(
+    network_of: NetworkOf, model: dict[str, Any]
+) -> None:
+    network, whole = network_of(**model | {"next_item_from": "history"}), user(63, 0, 2)
     full = encoded(network, [whole])
     for events in (1, 2, 15, 16, 40, 62):
         part = encoded(network, [whole.first(events)])
@@ -130,9 +139,12 @@ def test_appended_events_leave_earlier_keys_and_values_as_they_are(network_of: N
         torch.testing.assert_close(part.last_TD, full.last_TD[:events], **CLOSE)
 
 
+@each_variant
 @torch.inference_mode()
-def test_a_row_sees_the_events_below_its_limit_and_no_other(network_of: NetworkOf) -> None:
-    network, whole = network_of(), user(12, 0, 4)
+def test_a_row_sees_the_events_below_its_limit_and_no_other(
+    network_of: NetworkOf, model: dict[str, Any]
+) -> None:
+    network, whole = network_of(**model), user(12, 0, 4)
     for limit in (0, 1, 11, 12):
         asking = [limit], [3]
         long, short = (
@@ -153,15 +165,15 @@ def test_next_items_from_history_are_the_last_visible_events_own_row(network_of:
         torch.testing.assert_close(found[r], torch.nn.functional.normalize(row, dim=0), **CLOSE)
 
 
-@both_sources
+@each_variant
 def test_every_weight_that_the_answers_need_has_a_finite_gradient(
-    network_of: NetworkOf, next_item_from: str
+    network_of: NetworkOf, model: dict[str, Any]
 ) -> None:
-    network = network_of(next_item_from=next_item_from)
+    network = network_of(**model)
     users, logits = answers(network, [user(20, 9, 1), user(0, 3, 2)])
     (users.sum() + logits.square().sum()).backward()
     unused = {name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()}
-    from_rows = {"tokens.ask", "tokens.ask_gap"} if next_item_from == "history" else set()
+    from_rows = {"tokens.ask", "tokens.ask_gap"} if "next_item_from" in model else set()
     assert unused == {"seen", "prior"} | from_rows
     grads = [p.grad for p in network.parameters() if p.grad is not None]
     assert all(bool(grad.isfinite().all()) for grad in grads)
@@ -184,7 +196,8 @@ def test_the_window_starts_where_the_formula_says_and_moves_by_quarters() -> Non
     [
         {"window": 30}, {"window": 0}, {"window": 10_000}, {"dim": 2}, {"layers": 0}, {"heads": 0},
         {"qk_width": 3}, {"v_width": 1000}, {"temperature": 0}, {"temperature": float("nan")},
-        {"next_item_from": "both"}, {"priors": ["soon"]}, {"width": 8},
+        {"next_item_from": "both"}, {"priors": ["soon"]}, {"width": 8}, {"layer": "public"},
+        {"weights": "relu"},
     ],
     ids=str,
 )  # fmt: skip
@@ -196,4 +209,3 @@ def test_settings_that_no_model_can_have_are_refused(wrong: dict[str, Any]) -> N
 def test_settings_survive_the_way_into_a_version_and_back() -> None:
     settings = ModelSettings(dim=48, priors=(60.0,), next_item_from="history")
     assert ModelSettings.model_validate(settings.model_dump(mode="json")) == settings
-    assert settings.alpha == pytest.approx(32**-0.5)

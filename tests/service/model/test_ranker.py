@@ -29,6 +29,12 @@ COUNTS = (0, 1, 2, 15, 16, 17, 21, 63, 100)
 each_count = pytest.mark.parametrize("count", COUNTS)
 
 
+VARIANTS: list[dict[str, Any]] = [
+    {"weights": "softmax"}, {"relative_bias": False}, {"layer": "research"},
+    {"layer": "production", "weights": "softmax"},
+]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def ranker(ranker_of: RankerOf) -> Ranker:
     return ranker_of()
@@ -59,6 +65,18 @@ def test_a_candidate_scores_the_same_alone_in_chunks_and_in_any_order(
         assert_same(ranker.rank(history, keys[chunk], NOW_MS), together, chunk)
     for c in range(len(keys)):
         assert_same(ranker.rank(history, keys[c : c + 1], NOW_MS), together, slice(c, c + 1))
+
+
+@pytest.mark.parametrize("model", VARIANTS, ids=str)
+def test_so_it_does_in_every_variant(
+    ranker_of: RankerOf, history_of: HistoryOf, model: dict[str, Any]
+) -> None:
+    ranker = ranker_of(**model)
+    for count in (0, 1, 16, 63):
+        history, keys = history_of(count, seed=count), np.arange(98, 141)
+        together = ranker.rank(history, keys, NOW_MS)
+        for chunk in (slice(0, 1), slice(1, 9), slice(40, 43)):
+            assert_same(ranker.rank(history, keys[chunk], NOW_MS), together, chunk)
 
 
 def test_duplicate_candidates_score_alike(ranker: Ranker, history_of: HistoryOf) -> None:

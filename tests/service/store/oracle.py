@@ -15,7 +15,7 @@ import torch
 
 from kernels.key_index import RESERVED_KEY
 from kernels.row_init import initial_rows
-from service.store import SlotSettings
+from service.store.settings import SlotSettings
 
 Floats = npt.NDArray[np.float64]
 Single = np.float32

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from service.histories.local import Events, HistorySettings, LocalHistories
-from service.store import Budget, CapSettings, EmbeddingTable, SlotSettings
+from service.histories.local import Events, LocalHistories
+from service.histories.settings import HistorySettings
+from service.store import Budget, EmbeddingTable
 from service.store.budget import row_bytes
+from service.store.settings import CapSettings, SlotSettings
 
 ROOT = Path(__file__).parents[3]
 BATCH = 10_000

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from kernels.row_init import initial_rows
-from service.store import Budget, CapSettings, EmbeddingTable, SlotSettings
+from service.store import Budget, EmbeddingTable
 from service.store.budget import row_bytes, waiting_bytes
+from service.store.settings import CapSettings, SlotSettings
 
 FOREVER_MS = 2**63 - 1
 DIM, SEED = 4, 7

@@ -7,8 +7,9 @@ import torch
 
 from kernels.reserved import HUGE_BYTES
 from service.errors import SettingsError
-from service.store import Budget, CapSettings, EmbeddingTable, SlotSettings
+from service.store import Budget, EmbeddingTable
 from service.store.budget import row_bytes, waiting_bytes
+from service.store.settings import CapSettings, SlotSettings
 from tests.service.store.tables import Other, at, budget_for
 
 RANGES = 40
@@ -50,7 +51,7 @@ def test_churn_of_twenty_times_the_capacity_stays_below_the_limit(optimizer: str
     )
     budget = budget_for(slot, rows=20_000)
     store = EmbeddingTable(slot, 1, budget=budget)
-    limit, keys, most = budget.settings.max_bytes or 0, torch.arange(2500), 0
+    limit, keys, most = budget.max_bytes or 0, torch.arange(2500), 0
     for turn in range(160):
         store.expire(turn * 1000, 0)
         store.admit((keys + 2500 * turn).repeat(2), at(5000, turn * 1000))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from service.actions import Id
-from service.store import OriginalIds
+from service.store.ids import OriginalIds
 
 
 def keys(*values: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from service.errors import SettingsError
 from service.settings import Section, Settings
-from service.store import CapSettings, SlotSettings
+from service.store.settings import CapSettings, SlotSettings
 
 
 @pytest.mark.parametrize(

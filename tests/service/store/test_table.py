@@ -5,7 +5,7 @@ import torch
 
 from kernels.key_index import RESERVED_KEY
 from service.errors import ModelMismatch
-from service.store import SlotSettings
+from service.store.settings import SlotSettings
 from tests.service.store.tables import DIM, FOREVER_MS, admit, at, fresh, learn, longs, same, table
 
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from kernels.key_index import RESERVED_KEY
-from service.store import Budget, CapSettings, Changes, EmbeddingTable, SlotSettings
+from service.store import Budget, Changes, EmbeddingTable
 from service.store.budget import row_bytes, waiting_bytes
+from service.store.settings import CapSettings, SlotSettings
 from tests.service.store.oracle import Oracle, Version
 
 SEED = 11
@@ -90,7 +91,7 @@ class Walk:
         assert rows == self.oracle.admit(keys, at_ms, room_for)
         assert new_rows == self.oracle.made
         for budget in self.budgets.values():
-            assert budget.charged <= max(budget.settings.max_bytes or math.inf, charged)
+            assert budget.charged <= max(budget.max_bytes or math.inf, charged)
 
     def update(self, keys: list[int], grads_ND: Tensor) -> None:
         """One step for each distinct row among those of the keys."""

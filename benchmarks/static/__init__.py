@@ -1,0 +1,1 @@
+"""Leave-one-out tables on a fixed file of sequences: HSTU beside SASRec, in one harness."""

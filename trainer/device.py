@@ -1,0 +1,120 @@
+"""Where model and item table live, and how a batch gets there.
+
+Histories, ids, the joiner and everything that reads the stream stay on the CPU.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from service.errors import SettingsError
+
+T = TypeVar("T")
+CPU = torch.device("cpu")
+
+
+class Device(NamedTuple):
+    """What the setting `device` chooses."""
+
+    torch: torch.device
+    backend: str
+    """Of the item table."""
+
+
+def chosen(name: str) -> Device:
+    """The device of a setting: `cpu`, or `cuda`, which is the CPU under TRITON_INTERPRET=1.
+
+    Raises SettingsError where there is no GPU.
+    """
+    if name == "cpu":
+        return Device(CPU, "numba")
+    if torch.cuda.is_available():
+        # With its number, as every tensor that is put there has it.
+        return Device(torch.device("cuda", torch.cuda.current_device()), "triton")
+    if _interpreted():
+        return Device(CPU, "triton")
+    raise SettingsError(
+        f"setting trainer.device = {name!r}, but torch {torch.__version__} finds no GPU; set it to "
+        '"cpu", install torch with CUDA and a driver, or set TRITON_INTERPRET=1 before the start '
+        "to run the kernels slowly on the CPU"
+    )
+
+
+def placed(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
+    """The array as a tensor on the device; on the CPU it shares the array's memory."""
+    return moved(torch.from_numpy(array), device)
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device: itself on the CPU, else a copy from pinned memory, which nothing
+    waits for."""
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def sent(value: T, device: torch.device) -> T:
+    """The value, a dataclass of tensors or a list of them, with its tensors on the device: on a GPU
+    one copy for each type of number."""
+    if device.type == "cpu":
+        return value
+    return repacked(value, lambda packed: moved(packed, device))
+
+
+def distinct(rows_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct rows, ascending, and how often each occurs. On a GPU the host waits for how many
+    they are."""
+    if not rows_N.is_cpu:
+        found: tuple[Tensor, Tensor] = torch.unique(rows_N, return_counts=True)
+        return found
+    # Told to count, numpy sorts, which is several times as fast as what it or torch do else.
+    rows_U, times_U = np.unique(rows_N.numpy(), return_counts=True)
+    return torch.from_numpy(rows_U), torch.from_numpy(times_U)
+
+
+def repacked(value: T, send: Callable[[Tensor], Tensor]) -> T:
+    """The value with every tensor replaced by its part of what `send` makes of all of a type,
+    end to end. A tensor that occurs twice is sent once."""
+    tensors = {id(tensor): tensor for tensor in _tensors(value)}
+    parts: dict[int, Tensor] = {}
+    for kind in {tensor.dtype for tensor in tensors.values()}:
+        of_kind = {key: tensor for key, tensor in tensors.items() if tensor.dtype == kind}
+        packed = send(torch.cat([tensor.flatten() for tensor in of_kind.values()]))
+        pieces = packed.split([tensor.numel() for tensor in of_kind.values()])
+        for (key, tensor), piece in zip(of_kind.items(), pieces, strict=True):
+            parts[key] = piece.view(tensor.shape)
+    replaced: T = _replaced(value, parts)
+    return replaced
+
+
+def _interpreted() -> bool:
+    """Whether Triton is there and was imported, or will be, to interpret its kernels."""
+    try:
+        from kernels.gpu import INTERPRETED
+    except ImportError:
+        return False
+    return INTERPRETED
+
+
+def _tensors(value: Any) -> Sequence[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [tensor for part in _parts(value).values() for tensor in _tensors(part)]
+
+
+def _replaced(value: Any, parts: dict[int, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return parts[id(value)]
+    changed = {name: _replaced(part, parts) for name, part in _parts(value).items()}
+    return list(changed.values()) if isinstance(value, list) else replace(value, **changed)
+
+
+def _parts(value: Any) -> dict[Any, Any]:
+    if isinstance(value, list):
+        return dict(enumerate(value))
+    assert is_dataclass(value)
+    return {field.name: getattr(value, field.name) for field in fields(value)}
