@@ -9,8 +9,8 @@ event in the forward pass, `14 D` in both, whatever an implementation computes a
 
 Measured, on a CPU (fp32) or on a GPU (bf16):
 
-- `attention.*`: ours with both relative biases; on a GPU the Triton kernels, on a CPU the packed
-  loop or matrix products, as `backend="auto"` chooses
+- `attention.*`: ours with both relative biases; on a GPU the Triton kernels, on a CPU register
+  tiles in numba
 - `attention.without_rab.*`: the same without biases (GPU)
 - `attention.reference.*`: ours in plain torch, one dense block for each user
 - `attention.sdpa.*`: torch's scaled_dot_product_attention, as it chooses: softmax instead of SiLU,

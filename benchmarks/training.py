@@ -300,7 +300,8 @@ def kernel_seconds(trained: Trained, events: Events) -> float:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         trained.learn(events)
         wait(trained.device)
-    return sum(event.self_device_time_total for event in profile.key_averages()) / 1e6
+    kernels = (e for e in profile.key_averages() if not e.key.startswith(("Memcpy", "Memset")))
+    return sum(event.self_device_time_total for event in kernels) / 1e6
 
 
 def measure(device: str, quick: bool, precision: str = "float32") -> dict[str, Any]:

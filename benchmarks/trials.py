@@ -46,6 +46,7 @@ def _run(
     trials: Sequence[Trial], work: Callable[[Trial], Result], jobs: int
 ) -> Iterable[tuple[Trial, Result]]:
     if jobs == 1:
+        _alone()
         yield from ((trial, work(trial)) for trial in trials)
         return
     context = multiprocessing.get_context("spawn")
@@ -67,7 +68,11 @@ def _alone() -> None:
 def _read(kept: Path | None) -> dict[str, Result]:
     if kept is None or not kept.exists():
         return {}
-    lines = [json.loads(line) for line in kept.read_text().splitlines()]
+    text = kept.read_text()
+    if text and not text.endswith("\n"):  # a run was killed while it wrote
+        text = text[: text.rfind("\n") + 1]
+        kept.write_text(text)
+    lines = [json.loads(line) for line in text.splitlines()]
     return {_key(line["trial"]): line["result"] for line in lines}
 
 

@@ -110,12 +110,6 @@ class Intake:
         """Largest event time handed out per partition, as `topic:partition`: the merge's state."""
         return {f"{p.topic}:{p.number}": p.largest_ms for p in self._partitions}
 
-    def lag(self) -> int:
-        """Records not read yet, for display only."""
-        return sum(
-            self._stream.bounds(p.topic, p.number)[1] - p.next_offset for p in self._partitions
-        )
-
     def block(
         self,
         max_records: int,

@@ -92,7 +92,7 @@ class TrainerMetrics(Metrics):
             "impressions_total", "Impressions read, by outcome of the join", "outcome"
         )
         self.stream_lag_records = self._gauge(
-            "stream_lag_records", "Records in the stream that the trainer has not read yet"
+            "stream_lag_records", "Records in the stream that the trainer has not learned yet"
         )
         self.watermark_seconds = self._gauge(
             "watermark_seconds", "Event time up to which the stream is believed complete"

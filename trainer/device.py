@@ -83,12 +83,18 @@ def repacked(value: T, send: Callable[[Tensor], Tensor]) -> T:
     parts: dict[int, Tensor] = {}
     for kind in {tensor.dtype for tensor in tensors.values()}:
         of_kind = {key: tensor for key, tensor in tensors.items() if tensor.dtype == kind}
-        packed = send(torch.cat([tensor.flatten() for tensor in of_kind.values()]))
-        pieces = packed.split([tensor.numel() for tensor in of_kind.values()])
+        padded = {key: _padded(tensor.flatten()) for key, tensor in of_kind.items()}
+        packed = send(torch.cat(list(padded.values())))
+        pieces = packed.split([len(tensor) for tensor in padded.values()])
         for (key, tensor), piece in zip(of_kind.items(), pieces, strict=True):
-            parts[key] = piece.view(tensor.shape)
+            parts[key] = piece[: tensor.numel()].view(tensor.shape)
     replaced: T = _replaced(value, parts)
     return replaced
+
+
+def _padded(flat_N: Tensor) -> Tensor:
+    """Up to a whole number of 16 bytes: Triton compiles a kernel anew for pointers that are not."""
+    return torch.nn.functional.pad(flat_N, (0, -len(flat_N) % (16 // flat_N.element_size())))
 
 
 def _interpreted() -> bool:

@@ -224,13 +224,6 @@ class Learner:
         self.popularity.reset(rows_N)
         self.pool.forget(rows_N)
 
-    def item_prior(self, rows_N: Longs, now_ms: int) -> Tensor:
-        """The prior [N] of item rows as of a time, as a snapshot carries it."""
-        with torch.no_grad():
-            return self.network.item_prior(
-                self.popularity.counts(placed(rows_N, self.device), now_ms)
-            )
-
     def _descend(
         self,
         losses: list[Tensor],

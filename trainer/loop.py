@@ -44,7 +44,7 @@ class Trainer:
         )
         """Behind the last block that was learned or is being learned; the intake is ahead."""
         self._published_ms = self._clock_ms()
-        self._changed = False
+        self._changed = self._ran = False
         self._measured = 0.0
         self.measures = Measures(teacher, metrics)
 
@@ -52,8 +52,12 @@ class Trainer:
         """Train until `stop` is set; what was trained is published before it returns.
 
         With `ended`, blocks are full however long that takes, so that a replay repeats bit for
-        bit, and the run is over once `ended()` holds and everything was trained.
+        bit, and the run is over once `ended()` holds and everything was trained. Once only: what
+        was read ahead and not trained is dropped at the end, and read again by a new trainer.
         """
+        if self._ran:
+            raise RuntimeError("a trainer runs once; build another one to go on")
+        self._ran = True
         records, wait_seconds = self.settings.block_records, self.settings.block_ms / 1000
         final = ended and (lambda: stop.is_set() or ended())
         with closing(ReadAhead(self.intake, records, wait_seconds, final)) as blocks:

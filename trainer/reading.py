@@ -39,14 +39,14 @@ class ReadAhead:
     ) -> None:
         self._intake, self._records, self._wait_seconds = intake, records, wait_seconds
         self._ended = ended
-        self._ready: queue.Queue[Read | Exception | _End | None] = queue.Queue(AHEAD)
+        self._ready: queue.Queue[Read | BaseException | _End | None] = queue.Queue(AHEAD)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="reader", daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[Read | None]:
         while not isinstance(read := self._ready.get(), _End):
-            if isinstance(read, Exception):
+            if isinstance(read, BaseException):
                 raise read
             yield read
 
@@ -63,7 +63,7 @@ class ReadAhead:
                     break
                 self._hand_over(read)
             self._hand_over(_End())
-        except Exception as error:
+        except BaseException as error:  # else nobody would hear of it, and wait for ever
             self._hand_over(error)
 
     def _next(self) -> Read | None:
@@ -77,7 +77,9 @@ class ReadAhead:
         assert self._ended is not None
         return self._closed.is_set() or self._ended()
 
-    def _hand_over(self, read: "Read | Exception | _End | None") -> None:
+    def _hand_over(self, read: "Read | BaseException | _End | None") -> None:
+        if read is None and not self._ready.empty():
+            return  # silence is news only to one who waits
         while not self._closed.is_set():
             try:
                 self._ready.put(read, timeout=_LOOK_SECONDS)

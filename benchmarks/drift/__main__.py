@@ -6,7 +6,7 @@ variants get the same records, negatives, steps and settings for a seed. Each fi
 seeds with its 95 % t-interval; differences are taken seed by seed. The protocol: docs/drift.md.
 
     python -m benchmarks.drift --out drift.jsonl --plot drift.png    # reduced, on two cores
-    python -m benchmarks.drift --full --device cuda --out full.jsonl # the published size
+    python -m benchmarks.drift --full --device cuda --jobs 1 --out full.jsonl   # published size
 
 With --out, finished runs are kept, and an interrupted command goes on where it was.
 """
@@ -23,7 +23,7 @@ import torch
 
 from benchmarks import report, trials
 from benchmarks.drift import picture
-from benchmarks.drift.intervals import Interval, interval
+from benchmarks.drift.intervals import MOST_RUNS, Interval, interval
 from benchmarks.drift.stream import PUBLISHED, Size, ceiling, stream
 from benchmarks.drift.training import BEST, TRAINED, VARIANTS, Task, built, run
 from benchmarks.report import CheckFailed, Figure
@@ -103,6 +103,10 @@ def parser() -> argparse.ArgumentParser:
 
 def check(options: argparse.Namespace) -> None:
     """No record draws what is not there yet, and no variant sees what it is asked for."""
+    if options.seeds > MOST_RUNS:
+        raise CheckFailed(f"--seeds {options.seeds}: intervals are known for {MOST_RUNS} at most")
+    if Plan.of(options).size.items <= 40:
+        raise CheckFailed(f"--items {options.items}: a stream needs more than 40")
     made = stream(Size(records=500, items=1_000, categories=20, length=16), seed=0)
     for r, item_L in enumerate(made.item_NL):
         if item_L.max() >= made.size.available(r):

@@ -10,6 +10,8 @@ from statistics import mean, stdev
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Two-sided 95 % quantiles of Student's t with 1, 2, .. degrees of freedom."""
 
+MOST_RUNS = len(T_95) + 1
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -27,8 +29,8 @@ def interval(runs: Sequence[float]) -> Interval:
 
     Raises ValueError for more than ten runs.
     """
-    if len(runs) > len(T_95) + 1:
-        raise ValueError(f"{len(runs)} runs: quantiles are kept for {len(T_95) + 1} at most")
+    if len(runs) > MOST_RUNS:
+        raise ValueError(f"{len(runs)} runs: quantiles are kept for {MOST_RUNS} at most")
     middle = float(mean(runs))
     if len(runs) == 1:
         return Interval(middle, 0.0, middle, middle, 1)

@@ -53,9 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     wanted = set(chosen.only or SECTIONS)
     checks = [section for section in CHECKS if section.name in wanted]
-    with ThreadPoolExecutor(max(1, min(len(CHECKS), (os.cpu_count() or 1) // 2))) as pool:
-        list(pool.map(lambda section: run(section, section.seconds), checks))
     measures = [section for section in MEASURES if section.name in wanted]
+    kept = sum(section.seconds for section in measures)
+    with ThreadPoolExecutor(max(1, min(len(CHECKS), (os.cpu_count() or 1) // 2))) as pool:
+        # On a machine of few cores checks wait for each other: what they leave out is named.
+        list(pool.map(lambda s: run(s, max(0.0, min(s.seconds, left() - kept))), checks))
     for i, section in enumerate(measures):
         later = sum(other.seconds for other in measures[i + 1 :])
         run(section, max(0.0, left() - later - GRACE_SECONDS))

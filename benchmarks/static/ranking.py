@@ -29,8 +29,8 @@ def quality(
 ) -> Quality:
     """Rank item number -held_out of every user by the `length` items before it.
 
-    Candidates are all items but those seen before; an item that ties with the true one stands
-    behind it.
+    Candidates are all items but those seen before. What does not score below the true item stands
+    before it: a model that cannot tell items apart, or says NaN, hits nothing.
     """
     encoder.eval()
     vectors_ID = encoder.item_vectors()
@@ -60,4 +60,5 @@ def _ranks(scores_UI: Tensor, seen: list[Ints], truth_U: Tensor) -> Tensor:
     row_S = np.repeat(np.arange(len(seen)), [len(items) for items in seen])
     scores_UI[torch.from_numpy(row_S), torch.from_numpy(np.concatenate(seen))] = -torch.inf
     scores_UI[:, 0] = -torch.inf
-    return (scores_UI > true_U1).sum(1) + 1
+    scores_UI.scatter_(1, truth_U[:, None], true_U1)  # it may have been seen before
+    return (~(scores_UI < true_U1)).sum(1)

@@ -31,7 +31,8 @@ class Sequences:
 
     def of(self, user: int, held_out: int = 0) -> Ints:
         """A user's items but for the last `held_out`."""
-        return self.item_T[self.offsets[user] : self.offsets[user + 1] - held_out]
+        first, end = self.offsets[user : user + 2]
+        return self.item_T[first : max(first, end - held_out)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -72,6 +72,18 @@ def test_gathered_negatives_that_hit_the_item_do_not_count(vectors):
     torch.testing.assert_close(found, torch.stack(terms).mean())
 
 
+@pytest.mark.parametrize("vector", [float("nan"), 1.0])
+def test_a_model_that_came_apart_hits_nothing(vector):
+    model = Known()
+    model.item_vectors = lambda: torch.full((40, 2), vector)
+    found = quality(model, sequences_of([1, 2, 3], [2, 1, 2]), held_out=1, length=5)
+    assert (found.hr_at_10, found.ndcg_at_10) == (0, 0)
+
+
+def test_who_has_no_more_than_is_held_out_teaches_nothing():
+    assert len(sequences_of([1], [2, 3, 4]).of(0, held_out=2)) == 0
+
+
 def test_an_epoch_has_every_user_once_and_nothing_held_out():
     users = [[1, 2, 3, 4, 5, 6], [7, 8, 9], [10, 11, 12, 1], [2, 3]]
     windows = set()
@@ -115,6 +127,8 @@ def test_ranks_leave_out_what_was_seen_and_padding():
         found = quality(Known(), sequences_of(list(user)), held_out=1, length=5)
         hit = rank <= 10
         assert (found.hr_at_10, found.ndcg_at_10) == (hit, pytest.approx(hit / np.log2(rank + 1)))
+    again = quality(Known(), sequences_of([3, 7, 3]), held_out=1, length=5)  # seen, and asked for
+    assert again.ndcg_at_10 == pytest.approx(1 / 2)
     tenth = quality(Known(), sequences_of([30, 10]), held_out=1, length=5)
     assert tenth.ndcg_at_10 == pytest.approx(1 / np.log2(11))
 

@@ -33,6 +33,14 @@ def test_what_was_finished_before_a_failure_is_kept(tmp_path):
     assert [json.loads(line)["result"] for line in kept.read_text().splitlines()] == [{"square": 4}]
 
 
+def test_a_line_that_was_cut_off_is_tried_again(tmp_path):
+    kept = tmp_path / "results.jsonl"
+    trials.outcomes([{"n": 2}, {"n": 3}], squared, 1, kept)
+    kept.write_text(kept.read_text()[:-4])
+    assert trials.outcomes([{"n": 2}, {"n": 3}], squared, 1, kept) == [{"square": 4}, {"square": 9}]
+    assert len([json.loads(line) for line in kept.read_text().splitlines()]) == 2
+
+
 def test_several_at_once_run_in_processes_of_their_own(tmp_path):
     asked = [{"n": n} for n in range(3)]
     found = trials.outcomes(asked, squared, 2, None)

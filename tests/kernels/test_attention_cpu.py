@@ -157,3 +157,29 @@ def test_tables_too_small_for_the_pairs_are_refused() -> None:
         Pairs(
             call.rows, call.events, torch.zeros(1, dtype=torch.int64), lambda gap: -(gap > 0).long()
         )
+
+
+def test_what_does_not_fit_is_refused_before_memory_is_read() -> None:
+    call = Call([3, 4])
+    q, k, v, *tables = (t.float() for t in call.learned)
+    rows, events = call.rows, call.events
+
+    def asked(q=q, k=k, v=v, rows=rows, events=events):
+        return attention(q, k, v, rows, events, *tables, N, ALPHA, "cpu")
+
+    asked()
+    for wrong, said in (
+        ({"k": k[..., :4]}, "keys are"),
+        ({"k": k[:5]}, "keys are"),
+        ({"v": v[:, :1]}, "values are"),
+        ({"q": q[:-1]}, "queries are"),
+        ({"rows": replace(rows, limit=rows.limit.int())}, "rows.limit is torch.int32"),
+        ({"events": replace(events, at_ms=events.at_ms[:-1])}, "events.offsets must end with 6"),
+        ({"rows": replace(rows, position=rows.position[1:])}, "rows.position has 6"),
+        ({"rows": replace(rows, offsets=rows.offsets[1:])}, "rows.offsets has 2"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            asked(**wrong)
+    untimed = Pairs(rows, events, distance_bucket(torch.arange(9)), None)
+    with pytest.raises(ValueError, match="without times"):
+        attend(q, k, v, untimed, None, tables[1], N, ALPHA)

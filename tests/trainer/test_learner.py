@@ -184,8 +184,6 @@ def test_a_freed_row_is_forgotten_by_counts_and_pool() -> None:
     learner.forget(np.array([2]))
     assert learner.popularity.counts(torch.tensor([2]), START_MS).max() == 0
     assert learner.pool.state()["rows"].tolist() == [1]
-    prior = learner.item_prior(np.array([1, 2]), START_MS)
-    assert prior[0] > prior[1]
 
 
 def loss_beside(pool: list[int], **trainer: object) -> float:

@@ -1,5 +1,6 @@
 """Blocks read ahead: the same blocks, no more than a few of them, and nothing lost or hidden."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -116,3 +117,25 @@ def test_a_version_says_what_was_learned_not_what_was_read(workshop: Workshop) -
     assert learned == trainer.teacher.state.counters["records"] == 2 * 64
     assert manifest.watermark_ms == trainer.position.watermark_ms < trainer.intake.watermark_ms
     assert read > learned
+
+
+def test_silence_is_not_stored(workshop: Workshop) -> None:
+    """Whoever was busy while nothing came finds what came since, at once."""
+    with (
+        closing(workshop.stream()) as stream,
+        closing(ReadAhead(intake_of(stream), SIZE, 0.01)) as blocks,
+    ):
+        time.sleep(0.3)
+        workshop.tell(told(SIZE))
+        found = iter(blocks)
+        assert next(found) is None
+        silent = sum(1 for _ in iter(lambda: next(found) is None, False))
+    assert silent <= 2
+
+
+def test_a_reader_that_is_told_to_exit_does_not_leave_others_waiting(workshop: Workshop) -> None:
+    with closing(workshop.stream()) as stream:
+        intake = intake_of(stream)
+        intake.block = lambda *_: sys.exit(3)  # type: ignore[assignment]
+        with closing(ReadAhead(intake, SIZE, 0.01)) as blocks, pytest.raises(SystemExit):
+            next(iter(blocks))

@@ -1,5 +1,6 @@
-"""Attention on a CPU: nothing is padded, no [R, T] matrix is kept, both passes in numba.
+"""Attention on a CPU: nothing is padded, no matrix of weights is kept, both passes in numba.
 
+What is kept for the backward pass is one byte for each visible pair, its entry of the time table.
 Users are computed one after the other in tiles of 8 rows, over the events that the tile sees. The
 backward pass computes weights again. Every number is a sum in an order that neither other users nor
 the number of threads change: a row's result is the same bit for bit whoever shares the batch.
@@ -53,6 +54,7 @@ def attend(
 
     Work is shared by as many threads as torch has (`torch.set_num_threads`).
     """
+    _check(q_RHK, k_THK, v_THV, pairs)
     distance_bias = torch.zeros(pairs.distances) if distance_bias is None else distance_bias
     time_bias = torch.zeros(pairs.times) if time_bias is None else time_bias
     for name, table, entries in (
@@ -60,9 +62,26 @@ def attend(
     ):  # fmt: skip
         if len(table) < entries:
             raise ValueError(f"the {name} table has {len(table)} entries; pairs read {entries}")
+    if len(time_bias) and not pairs.times and pairs.count:
+        raise ValueError("there is a table of time biases, but the pairs were made without times")
     inputs = (t.float() for t in (q_RHK, k_THK, v_THV, distance_bias, time_bias))
     out: Tensor = _Attention.apply(*inputs, pairs, length, alpha)
     return out.to(q_RHK.dtype)
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, pairs: Pairs) -> None:
+    """The passes work on addresses: what does not fit would be read, or written, past its end."""
+    rows, events, (heads, width) = len(pairs.limit), pairs.events, q.shape[1:]
+    for name, tensor, shape in (
+        ("queries", q, (rows, heads, width)),
+        ("keys", k, (events, heads, width)),
+        ("values", v, (events, heads, v.shape[-1])),
+    ):
+        if tensor.shape != shape:
+            raise ValueError(
+                f"{name} are {list(tensor.shape)}; for {rows} rows and {events} events, "
+                f"{heads} heads and queries {width} wide they must be {list(shape)}"
+            )
 
 
 class _Attention(torch.autograd.Function):

@@ -33,6 +33,8 @@ class Pairs:
         read from F - 1 on.
     time_entry: entries (0 .. 255) of the time table from gaps in milliseconds, int64 [n]; None
         where times play no part.
+
+    Raises ValueError for columns that are not int64 or do not fit together.
     """
 
     def __init__(
@@ -43,6 +45,8 @@ class Pairs:
         time_entry: Callable[[Tensor], Tensor] | None,
     ) -> None:
         layout = rows.offsets, rows.position, rows.limit, rows.at_ms, events.offsets, events.at_ms
+        _check(*layout)
+        self.events = len(events.at_ms)
         self.row_ends, position, self.limit, at_ms, self.event_ends, event_at_ms = (
             t.contiguous().numpy() for t in layout
         )
@@ -95,6 +99,30 @@ class Pairs:
         table = torch.zeros(entries)
         _fold(grads.numpy(), self.distance_entry, self.nearest, table.numpy())
         return table
+
+
+def _check(
+    row_ends: Tensor, position: Tensor, limit: Tensor, at_ms: Tensor, event_ends: Tensor,
+    event_at_ms: Tensor,
+) -> None:  # fmt: skip
+    columns = {
+        "rows.offsets": row_ends, "rows.position": position, "rows.limit": limit,
+        "rows.at_ms": at_ms, "events.offsets": event_ends, "events.at_ms": event_at_ms,
+    }  # fmt: skip
+    for name, column in columns.items():
+        if column.dtype != torch.int64 or column.ndim != 1:
+            raise ValueError(f"{name} is {column.dtype} {list(column.shape)}, not int64 numbers")
+    wanted = {
+        "rows.position": len(limit), "rows.at_ms": len(limit), "rows.offsets": len(event_ends),
+    }  # fmt: skip
+    for name, length in wanted.items():
+        if len(columns[name]) != length:
+            raise ValueError(f"{name} has {len(columns[name])} numbers where {length} are expected")
+    for name, ends, length in (
+        ("rows.offsets", row_ends, len(limit)), ("events.offsets", event_ends, len(event_at_ms)),
+    ):  # fmt: skip
+        if not len(ends) or int(ends[-1]) != length:
+            raise ValueError(f"{name} must end with {length}; it is {ends.tolist()[-3:]}")
 
 
 def bucketed(rows: "Rows", events: "Events", timed: bool = True) -> Pairs:

@@ -213,7 +213,7 @@ def _time_edges(device: torch.device) -> Tensor:
     return low.to(device)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("rows",))
 def _reach(
     RowMs, UserOfRow, EventEnds, SortedMs, Edges, Reach, rows,
     STEPS: tl.constexpr, ROWS: tl.constexpr,
