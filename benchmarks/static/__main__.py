@@ -37,12 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
     add("--models", nargs="+", choices=SHAPES, default=["sasrec", "hstu"])
     add("--protocols", nargs="+", choices=HELD_OUT, default=list(HELD_OUT))
     add("--seeds", type=int, default=3)
-    add("--epochs", type=int, default=101)
-    add("--every", type=int, default=5, help="epochs between two scorings (5)")
+    add("--epochs", type=int, default=40)
+    add("--every", type=int, default=4, help="epochs between two scorings (4)")
     add("--users", type=int, default=32, help="sequences in a batch (32)")
     add("--negatives", choices=["shared", "gathered"], default="shared")
-    add("--count", type=int, default=512, help="negatives: of a batch, or of a position (512)")
+    add("--count", type=int, default=2048, help="negatives: of a batch, or of a position (2,048)")
     add("--learning-rate", type=float, default=3e-3, help="at the start; it falls to 0 (0.003)")
+    add("--temperature", type=float, default=0.07, help="of the softmax (0.07)")
     add("--jobs", type=int, default=2, help="runs side by side, one thread each (2)")
     add("--out", type=Path, help="keep finished runs in this file")
     add("--step", action="store_true", help="measure a training step only")
@@ -84,7 +85,7 @@ def measure(options: argparse.Namespace) -> Iterator[Figure]:
             tasks = [
                 Task(
                     data, options.order, model, protocol, seed, epochs, options.every,
-                    options.users, options.negatives, options.count, options.learning_rate,
+                    options.users, options.negatives, options.count, options.learning_rate, options.temperature,
                     few.get("limit"),
                 )
                 for seed in range(seeds)
@@ -99,7 +100,7 @@ def _figures(tasks: list[Task], options: argparse.Namespace) -> Iterator[Figure]
     best = [max(result["epochs"], key=lambda e: e[chosen_by]) for result in results]
     settings = {
         "model": task.model, "protocol": task.protocol, "epochs": task.epochs,
-        "negatives": f"{task.count} {task.negatives}", "learning_rate": task.learning_rate,
+        "negatives": f"{task.count} {task.negatives}", "learning_rate": task.learning_rate, "temperature": task.temperature,
     }  # fmt: skip
     for metric in ("hr", "ndcg"):
         values = [scores[metric] for scores in best]

@@ -11,11 +11,15 @@ import torch
 from torch import Tensor
 
 TEMPERATURE = 0.05
+"""Of the public code."""
 MASKED = -5e4
 """Logit of a negative that is the position's own item, as in the public code."""
 
 
-def shared_loss(user_TD: Tensor, item_T: Tensor, vectors_ID: Tensor, negative_M: Tensor) -> Tensor:
+def shared_loss(
+    user_TD: Tensor, item_T: Tensor, vectors_ID: Tensor, negative_M: Tensor,
+    temperature: float = TEMPERATURE,
+) -> Tensor:  # fmt: skip
     """Mean loss with one set of distinct negatives for all positions: one matrix product.
 
     The set is a uniform sample without repeats, so a negative stands for (I - 1) / M items and
@@ -26,18 +30,19 @@ def shared_loss(user_TD: Tensor, item_T: Tensor, vectors_ID: Tensor, negative_M:
     own_T = _column_of(item_T, negative_M, len(vectors_ID))
     positive_TD = vectors_ID.index_select(0, item_T)
     loss: Tensor = _Shared.apply(
-        user_TD / TEMPERATURE, positive_TD, vectors_ID.index_select(0, negative_M), own_T,
+        user_TD / temperature, positive_TD, vectors_ID.index_select(0, negative_M), own_T,
         stands_for,
     )  # fmt: skip
     return loss
 
 
 def gathered_loss(
-    user_TD: Tensor, item_T: Tensor, vectors_ID: Tensor, negative_TM: Tensor
-) -> Tensor:
+    user_TD: Tensor, item_T: Tensor, vectors_ID: Tensor, negative_TM: Tensor,
+    temperature: float = TEMPERATURE,
+) -> Tensor:  # fmt: skip
     """Mean loss with negatives of its own for each position, as the public code has it."""
-    positive_T = (user_TD * vectors_ID[item_T]).sum(1) / TEMPERATURE
-    negatives_TM = torch.einsum("td,tmd->tm", user_TD, vectors_ID[negative_TM]) / TEMPERATURE
+    positive_T = (user_TD * vectors_ID[item_T]).sum(1) / temperature
+    negatives_TM = torch.einsum("td,tmd->tm", user_TD, vectors_ID[negative_TM]) / temperature
     negatives_TM = negatives_TM.masked_fill(negative_TM == item_T[:, None], MASKED)
     logits = torch.cat([positive_T[:, None], negatives_TM], 1)
     return (logits.logsumexp(1) - positive_T).mean()

@@ -19,7 +19,7 @@ from benchmarks.report import progress
 from benchmarks.static.encoders import LENGTH, built
 from benchmarks.static.ranking import quality
 from benchmarks.static.sequences import Batch, Sequences, batches, read_sequences
-from benchmarks.static.softmax import gathered_loss, shared_loss
+from benchmarks.static.softmax import TEMPERATURE, gathered_loss, shared_loss
 
 HELD_OUT = {"published": 1, "clean": 2}
 """Events at the end of each sequence that training does not see."""
@@ -42,6 +42,7 @@ class Task:
     negatives: str
     count: int
     learning_rate: float
+    temperature: float
     limit: int | None = None
 
 
@@ -80,7 +81,9 @@ def _scores(model: Any, sequences: Sequences, protocol: str) -> dict[str, float]
 
 def _epochs(model: nn.Module, sequences: Sequences, job: Task) -> Iterator[list[float]]:
     """Train epoch by epoch; CPU seconds of each step."""
-    learner = Learner(model, sequences.items, job.negatives, job.count, job.seed)
+    learner = Learner(
+        model, sequences.items, job.negatives, job.count, job.seed, temperature=job.temperature
+    )
     held_out, done = HELD_OUT[job.protocol], 0
     whole = job.epochs * -(-len(sequences) // job.users)
     for epoch in range(job.epochs):
@@ -102,9 +105,17 @@ class Learner:
     """Turns batches into steps of AdamW. Users of a batch are dealt to `threads`."""
 
     def __init__(
-        self, model: Any, items: int, negatives: str, count: int, seed: int, threads: int = 1
+        self,
+        model: Any,
+        items: int,
+        negatives: str,
+        count: int,
+        seed: int,
+        threads: int = 1,
+        temperature: float = TEMPERATURE,
     ) -> None:
         self._model, self._items, self._count, self._threads = model, items, count, threads
+        self._temperature = temperature
         self._random = np.random.default_rng((seed, 1))
         self._loss = {"shared": self._shared, "gathered": self._gathered}[negatives]
         self._weights = list(model.parameters())
@@ -134,8 +145,12 @@ class Learner:
         )
 
     def _shared(self, users_TD: Tensor, next_T: Tensor, negative_M: Tensor) -> Tensor:
-        return shared_loss(users_TD, next_T, self._model.item_vectors(), negative_M)
+        return shared_loss(
+            users_TD, next_T, self._model.item_vectors(), negative_M, self._temperature
+        )
 
     def _gathered(self, users_TD: Tensor, next_T: Tensor, negative_M: Tensor) -> Tensor:
         negative_TM = torch.randint(1, self._items + 1, (len(next_T), len(negative_M)))
-        return gathered_loss(users_TD, next_T, self._model.item_vectors(), negative_TM)
+        return gathered_loss(
+            users_TD, next_T, self._model.item_vectors(), negative_TM, self._temperature
+        )
