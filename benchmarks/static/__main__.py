@@ -85,8 +85,8 @@ def measure(options: argparse.Namespace) -> Iterator[Figure]:
             tasks = [
                 Task(
                     data, options.order, model, protocol, seed, epochs, options.every,
-                    options.users, options.negatives, options.count, options.learning_rate, options.temperature,
-                    few.get("limit"),
+                    options.users, options.negatives, options.count,
+                    options.learning_rate, options.temperature, few.get("limit"),
                 )
                 for seed in range(seeds)
             ]  # fmt: skip
@@ -100,7 +100,8 @@ def _figures(tasks: list[Task], options: argparse.Namespace) -> Iterator[Figure]
     best = [max(result["epochs"], key=lambda e: e[chosen_by]) for result in results]
     settings = {
         "model": task.model, "protocol": task.protocol, "epochs": task.epochs,
-        "negatives": f"{task.count} {task.negatives}", "learning_rate": task.learning_rate, "temperature": task.temperature,
+        "negatives": f"{task.count} {task.negatives}", "learning_rate": task.learning_rate,
+        "temperature": task.temperature,
     }  # fmt: skip
     for metric in ("hr", "ndcg"):
         values = [scores[metric] for scores in best]
