@@ -19,6 +19,8 @@ from service.histories.rings import (
     grown_words,
 )
 
+FOREVER_MS = 2**62
+"""Time-to-live of what never leaves by age."""
 SAMPLES = 4096
 SHARE = 16
 """One in so many sampled users, those longest unseen, is at or below the threshold."""

@@ -24,7 +24,7 @@ from torch import Tensor
 from kernels.key_index import key_index
 from service.errors import VersionError
 from service.histories.keeping import UNNUMBERED, copy_out, measure, take_in
-from service.histories.leaving import Flags, are_overdue, longest_unseen, overdue
+from service.histories.leaving import FOREVER_MS, Flags, are_overdue, longest_unseen, overdue
 from service.histories.rings import FIRST_BYTES, LINE_BYTES, Longs, Rings
 from service.store.budget import FREE_BYTES, INDEX_BYTES, KEY_BYTES, Budget
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 RECENT_IDS = 64
 """An action whose id is among its user's last 64 is a duplicate; older repeats count as new."""
-FOREVER_MS = 2**62
 OWNER_BYTES = LINE_BYTES + INDEX_BYTES + KEY_BYTES + FREE_BYTES
 """What is charged for each user that was ever held at the same time, beside the rings."""
 

@@ -2,7 +2,7 @@
 
 from pydantic import Field, field_validator
 
-from service.histories.local import FOREVER_MS
+from service.histories.leaving import FOREVER_MS
 from service.settings import Section
 
 
