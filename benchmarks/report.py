@@ -7,7 +7,8 @@
         raise SystemExit(report.run(report.parser(__doc__), check, measure))
 
 With `--json`, standard output carries one JSON object per figure and nothing else; without it, a
-table. Progress goes to standard error. A failed check prints no figure and gives exit status 1.
+table. Progress goes to standard error. A failed check prints no figure and gives exit status 1,
+input that cannot be used its error and 2.
 """
 
 import argparse
@@ -73,9 +74,14 @@ def run(
 ) -> int:
     """Check, measure, print; return the exit status. `arguments` defaults to the command line."""
     chosen = options.parse_args(arguments)
+    from service.errors import FreshetError  # here: on a GPU machine figures need kernels alone
+
     progress("checking")
     try:
         check(chosen)
+    except FreshetError as error:
+        progress(f"error: {error}")
+        return 2
     except (CheckFailed, AssertionError) as error:
         progress(f"the correctness check failed, so nothing is measured: {error}")
         return 1
@@ -86,6 +92,9 @@ def run(
             figures.append(figure)
             if chosen.json:
                 print(json.dumps(asdict(figure)), flush=True)
+    except FreshetError as error:
+        progress(f"error: {error}")
+        return 2
     except CheckFailed as error:
         progress(f"what was to be measured failed on the way: {error}")
         return 1

@@ -10,7 +10,7 @@ from functools import partial
 from service.action_types import ActionTypes
 from service.blocks import Block
 from service.errors import OffsetError, StreamError, VersionError
-from service.histories.segments import Segment
+from service.histories.segments import Segment, segments_of
 from service.intake import Intake, IntakeSettings
 from service.metrics import ServingMetrics
 from service.streams import Stream
@@ -115,7 +115,7 @@ class HistoryFollower:
         for number in reversed(self._directory.numbers()):
             try:
                 manifest = self._directory.manifest(number)
-                segments = self._segments(manifest)
+                segments = segments_of(self._directory, manifest)
             except VersionError as error:
                 log.error("histories not restored from version %d: %s", number, error)
             else:
@@ -123,12 +123,6 @@ class HistoryFollower:
                     self._engine.do(partial(_restore, segment))
                 return manifest
         return None
-
-    def _segments(self, manifest: Manifest) -> list[Segment]:
-        return [
-            Segment.from_tensors(self._directory.open(manifest, name).tensors)
-            for name in manifest.histories
-        ]
 
     def _apply(self, block: Block) -> None:
         try:

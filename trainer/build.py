@@ -9,6 +9,7 @@ import torch
 from service.action_types import ActionTypes
 from service.errors import ModelMismatch, OffsetError, SettingsError, VersionError
 from service.histories.local import LocalHistories
+from service.histories.segments import segments_of
 from service.histories.settings import HistorySettings
 from service.intake import Intake, IntakeSettings
 from service.metrics import TrainerMetrics
@@ -25,7 +26,7 @@ from trainer.inspection import Inspection
 from trainer.joiner import Joiner
 from trainer.learner import Learner
 from trainer.loop import Trainer, committed
-from trainer.publish import Publisher, segments_of
+from trainer.publish import Publisher
 from trainer.settings import TrainerSettings
 from trainer.state import State
 from trainer.teaching import Teacher

@@ -6,10 +6,9 @@ the history restarts. Examples are packed into batches by a budget of model rows
 Shapes: T new events of a block, B examples, E packed history events, Q query rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,14 +17,10 @@ from torch import Tensor
 
 from kernels.attention import Events as SeenEvents
 from kernels.attention import Rows
-from service.histories.local import Accepted, Histories, LocalHistories
+from service.histories.local import Accepted, Histories
 from service.histories.rings import Longs
-from service.model.hstu import window_start
 from service.model.tokens import Window
 from trainer.stochastic_length import StochasticLength, staying, word_of
-
-if TYPE_CHECKING:
-    from trainer.joiner import Open
 
 
 @dataclass(frozen=True)
@@ -53,18 +48,6 @@ class Batch:
     """int64 keys of the items that followed."""
     event_Q: Tensor
     """int64: index of the event in the block that each query row predicts."""
-
-
-@dataclass(frozen=True)
-class TargetBatch:
-    """Impressions with what followed: one target row per shown item."""
-
-    seen: Seen
-    targets: Rows
-    item_R: Tensor
-    """int64 keys of the shown items."""
-    label_RA: Tensor
-    """float32, 1 where the action followed."""
 
 
 @dataclass(frozen=True)
@@ -112,65 +95,8 @@ def _shares(rows_B: Longs, threads: int) -> list[int]:
     return sorted({0, *inner.tolist(), len(rows_B)})
 
 
-def target_batch(
-    closed: "Sequence[Open]", histories: LocalHistories, window: int, action_types: int
-) -> TargetBatch | None:
-    """Target rows of closed impressions, each seeing the history that its scoring saw.
-
-    None if no impression can be used: what it saw has left the user's ring or was forgotten.
-    """
-    parts = [part for entry in closed if (part := _target(entry, histories, window))]
-    if not parts:
-        return None
-    seen, limit_B, shown = zip(*parts, strict=True)
-    shown_B = np.array([len(entry.items) for entry in shown])
-    label_RA = np.zeros((int(shown_B.sum()), action_types), np.float32)
-    acted_R = [entry.acted.get(item, 0) for entry in shown for item in entry.items]
-    for a in range(action_types):
-        label_RA[:, a] = [acted >> a & 1 for acted in acted_R]
-    item_E, action_E, at_ms_E, before_ms_E = (
-        np.concatenate(column) for column in zip(*seen, strict=True)
-    )
-    at_ms_B = np.array([entry.at_ms for entry in shown])
-    return TargetBatch(
-        seen=Seen(
-            _tensor(item_E), _tensor(action_E), _tensor(before_ms_E),
-            SeenEvents(_tensor(_ends(np.array(limit_B))), _tensor(at_ms_E)),
-        ),
-        targets=asking(
-            _ends(shown_B), np.repeat(np.array(limit_B), shown_B), np.repeat(at_ms_B, shown_B)
-        ),
-        item_R=_tensor(np.array([item for entry in shown for item in entry.items], np.int64)),
-        label_RA=torch.from_numpy(label_RA),
-    )  # fmt: skip
-
-
-_Columns = tuple[Longs, Longs, Longs, Longs]
-
-
-def _target(
-    entry: "Open", histories: LocalHistories, window: int
-) -> "tuple[_Columns, int, Open] | None":
-    """What one impression's scoring saw: item, action, time and time before, of each event."""
-    history = histories.read(np.array([entry.user]), histories.settings.capacity)
-    count, held = int(history.count_B[0]), len(history.item_T)
-    saw = entry.history
-    if saw is None:
-        saw = count - int((history.at_ms_T >= entry.at_ms).sum())
-    start = window_start(saw - 1, window) if saw else 0
-    first, last = start - (count - held), saw - (count - held)
-    if first < 0 or last > held:
-        return None
-    if last > first and history.at_ms_T[first] > entry.at_ms:
-        return None  # the history was restarted since: these are not the events it saw
-    before_ms_E = np.full(last - first, -1, np.int64)
-    before_ms_E[max(0, 1 - first) :] = history.at_ms_T[max(first - 1, 0) : max(last - 1, 0)]
-    seen = slice(first, last)
-    columns = (history.item_T[seen], history.action_T[seen], history.at_ms_T[seen], before_ms_E)
-    return columns, last - first, entry
-
-
-def _ends(counts_B: Longs) -> Longs:
+def ends_of(counts_B: Longs) -> Longs:
+    """Where packed runs of these lengths begin and end, [B+1]."""
     ends = np.zeros(len(counts_B) + 1, np.int64)
     np.cumsum(counts_B, out=ends[1:])
     return ends
@@ -195,26 +121,27 @@ def _batch(packed: _Packed, accepted: Accepted, first: int, last: int) -> Batch:
     seen, asked = slice(event_ends[0], event_ends[-1]), slice(query_ends[0], query_ends[-1])
     limit_Q, event_Q = packed.limit_Q[asked], packed.event_Q[asked]
     at_ms_Q = accepted.events.at_ms_T[event_Q]
-    events = SeenEvents(_tensor(event_ends - event_ends[0]), _tensor(packed.at_ms_E[seen]))
+    events = SeenEvents(tensor_of(event_ends - event_ends[0]), tensor_of(packed.at_ms_E[seen]))
     return Batch(
         seen=Seen(
-            _tensor(packed.item_E[seen]),
-            _tensor(packed.action_E[seen]),
-            _tensor(packed.before_ms_E[seen]),
+            tensor_of(packed.item_E[seen]),
+            tensor_of(packed.action_E[seen]),
+            tensor_of(packed.before_ms_E[seen]),
             events,
         ),
         queries=asking(query_ends - query_ends[0], limit_Q, at_ms_Q),
-        truth_Q=_tensor(accepted.events.item_T[event_Q]),
-        event_Q=_tensor(event_Q),
+        truth_Q=tensor_of(accepted.events.item_T[event_Q]),
+        event_Q=tensor_of(event_Q),
     )
 
 
 def asking(offsets: Longs, limit_R: Longs, at_ms_R: Longs) -> Rows:
     """Query or target rows: their position is their limit."""
-    return Rows(_tensor(offsets), _tensor(limit_R), _tensor(limit_R), _tensor(at_ms_R))
+    return Rows(tensor_of(offsets), tensor_of(limit_R), tensor_of(limit_R), tensor_of(at_ms_R))
 
 
-def _tensor(array: Longs) -> Tensor:
+def tensor_of(array: Longs) -> Tensor:
+    """The array as a tensor, which shares its memory if it is contiguous."""
     return torch.from_numpy(np.ascontiguousarray(array))
 
 

@@ -6,7 +6,8 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trainer.examples import Batch, TargetBatch
+from trainer.examples import Batch
+from trainer.targets import TargetBatch
 
 KEPT = 100
 """Files; a stream that keeps failing does not fill the disk."""

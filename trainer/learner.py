@@ -23,11 +23,12 @@ from service.histories.rings import Longs
 from service.model.network import Network
 from service.store import EmbeddingTable
 from trainer.device import CPU, distinct, placed, sent
-from trainer.examples import Batch, TargetBatch
+from trainer.examples import Batch
 from trainer.negatives import NegativePool
 from trainer.objective import action_loss, next_item_loss
 from trainer.popularity import Popularity
 from trainer.seen import seen_mask
+from trainer.targets import TargetBatch
 
 if TYPE_CHECKING:
     from trainer.settings import TrainerSettings

@@ -196,8 +196,3 @@ class Publisher:
     def _segment(self, name: str) -> Segment:
         assert self._parent is not None
         return Segment.from_tensors(self._directory.read(self._parent.number, name))
-
-
-def segments_of(directory: VersionDirectory, manifest: Manifest) -> list[Segment]:
-    """The history segments of a version, in the order in which they restore."""
-    return [Segment.from_tensors(directory.read(manifest.number, n)) for n in manifest.histories]

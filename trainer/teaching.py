@@ -16,12 +16,13 @@ from service.metrics import TrainerMetrics
 from service.store import Removed
 from trainer.device import moved, placed
 from trainer.evaluation import Evaluation
-from trainer.examples import Batch, TargetBatch, batches, target_batch
+from trainer.examples import Batch, batches
 from trainer.inspection import Inspection
 from trainer.learner import Scored, Step
 from trainer.settings import TrainerSettings
 from trainer.state import State
 from trainer.stochastic_length import StochasticLength
+from trainer.targets import TargetBatch, target_batch
 
 UNKNOWN_ITEM = RESERVED_KEY + 1
 """Key, never given a row, of events whose item's hash belongs to another item."""

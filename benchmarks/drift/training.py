@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from benchmarks.drift.stream import Size, Stream, stream
 from benchmarks.drift.transformer import TransformerLayer
 from benchmarks.report import progress
-from benchmarks.static.softmax import shared_loss
+from benchmarks.softmax import shared_loss
 from service.model.layer import FORMS
 from service.model.sequence import SequenceEncoder
 

@@ -21,10 +21,10 @@ import torch
 
 from benchmarks import report, trials
 from benchmarks.report import CheckFailed, Figure
+from benchmarks.softmax import MASKED, TEMPERATURE, shared_loss
 from benchmarks.static import steps
 from benchmarks.static.encoders import SHAPES, built
 from benchmarks.static.sequences import located
-from benchmarks.static.softmax import MASKED, TEMPERATURE, shared_loss
 from benchmarks.static.training import HELD_OUT, Task, run
 
 

@@ -27,7 +27,7 @@ GATHERED = 128
 
 
 def measure(options: argparse.Namespace) -> Iterator[Figure]:
-    """Milliseconds of a step, both ways in turns, and their ratio."""
+    """Milliseconds of a step, both ways in turns."""
     torch.set_num_threads(1)
     sequences = read_sequences(Path(located(options.data)), options.order)
     made = list(batches(sequences, 1, LENGTH, USERS, (0,)))[:24]

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.report import progress
+from benchmarks.softmax import TEMPERATURE, gathered_loss, shared_loss
 from benchmarks.static.encoders import LENGTH, built
 from benchmarks.static.ranking import quality
 from benchmarks.static.sequences import Batch, Sequences, batches, read_sequences
-from benchmarks.static.softmax import TEMPERATURE, gathered_loss, shared_loss
 
 HELD_OUT = {"published": 1, "clean": 2}
 """Events at the end of each sequence that training does not see."""

@@ -10,7 +10,7 @@ values; inside a block G users with up to R rows and T events each.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from kernels.attention import cpu
+from kernels.attention.kept import kept
 
 if TYPE_CHECKING:
     from kernels.attention import Events, Rows
@@ -68,16 +69,15 @@ def research_attention(
 ) -> Tensor:  # fmt: skip
     """`silu_attention` with the bias of the public research code; on a CPU by the packed loops."""
     if q_RHK.device.type == "cpu" and q_RHK.dtype in (torch.float32, torch.bfloat16):
-        pairs = _research_pairs(rows, events, length, time_bias is not None)
+        timed = time_bias is not None
+        made = partial(_research_pairs, rows, events, length, timed)
+        pairs = kept((_research_pairs, length, timed), (rows, events), made)
         return cpu.attend(q_RHK, k_THK, v_THV, pairs, distance_bias, time_bias, length, alpha)
     bias = research_bias(distance_bias, time_bias, length)
     return silu_attention(q_RHK, k_THK, v_THV, rows, events, bias, length, alpha)
 
 
-@lru_cache(maxsize=4)
 def _research_pairs(rows: "Rows", events: "Events", length: int, timed: bool) -> cpu.Pairs:
-    """Made once for the layers of a model, which pass the same two objects; what they hold must not
-    change."""
     entries = research_entry(torch.arange(length), length)
     return cpu.Pairs(rows, events, entries, research_time_bucket if timed else None)
 
@@ -91,7 +91,7 @@ def silu_attention(
     `kernels.attention.attention` with a relative bias of any kind. Of bfloat16 inputs the sums are
     float32.
     """
-    blocks = _blocks(rows, events)
+    blocks = kept(_blocks, (rows, events), partial(_blocks, rows, events))
     parts = _parts(blocks, q_RHK * alpha, k_THK, v_THV / length, bias)
     outs = [silu(logits_GHRT) @ v_GHTV for logits_GHRT, v_GHTV in parts]
     return _packed(outs, blocks, v_THV).to(v_THV.dtype)
@@ -107,7 +107,7 @@ def softmax_attention(
     A row that sees nothing is exactly zero, its logarithm far below any logit. Of bfloat16 inputs
     the sums are float32.
     """
-    blocks = _blocks(rows, events)
+    blocks = kept(_blocks, (rows, events), partial(_blocks, rows, events))
     outs, sums = [], []
     parts = _parts(blocks, q_RHK * alpha, k_THK, v_THV, bias)
     for block, (logits_GHRT, v_GHTV) in zip(blocks, parts, strict=True):
@@ -164,9 +164,8 @@ def _parts(
         yield logits_GHRT, v_GTHV.transpose(1, 2)
 
 
-@lru_cache(maxsize=4)
 def _blocks(rows: "Rows", events: "Events") -> list[_Block]:
-    """Every user that asks is in one block. Made once, as `_research_pairs` are."""
+    """Every user that asks is in one block."""
     asked_B, held_B = rows.offsets.diff(), events.offsets.diff()
     alike = _each_at_its_own_event(rows, events)
     return [

@@ -8,6 +8,7 @@ made of.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from torch import Tensor
 
 from service.histories.local import RECENT_IDS, Events, Fresh, LocalHistories
 from service.histories.rings import Longs
+
+if TYPE_CHECKING:
+    from service.versions import Manifest, VersionDirectory
 
 MERGE = 8
 FIELDS = ("user", "item", "action", "at_ms", "id", "ordinal", "forgotten")
@@ -110,6 +114,14 @@ def compacted(segment: Segment, capacity: int) -> Segment:
     kept_T[_last(owner_T, events.at_ms_T, since_T, 1)] = True
     kept_T &= since_T & ~np.isin(events.user_T, segment.forgotten)
     return Segment(events.where(kept_T), ordinal_T[kept_T], segment.forgotten)
+
+
+def segments_of(directory: "VersionDirectory", manifest: "Manifest") -> list[Segment]:
+    """The segments of a version, in the order in which they restore. Raises VersionError naming
+    the file that is missing or damaged."""
+    return [
+        Segment.from_tensors(directory.open(manifest, name).tensors) for name in manifest.histories
+    ]
 
 
 def _last(owner_T: Longs, by_T: Longs, among_T: Fresh, most: int) -> Longs:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
+from benchmarks.softmax import MASKED, TEMPERATURE, gathered_loss, shared_loss
 from benchmarks.static import __main__ as command
 from benchmarks.static.encoders import built
 from benchmarks.static.ranking import quality
 from benchmarks.static.sequences import Sequences, batches, located, read_sequences
-from benchmarks.static.softmax import MASKED, TEMPERATURE, gathered_loss, shared_loss
 from benchmarks.static.training import Learner, falling
 from service.errors import InputError
 

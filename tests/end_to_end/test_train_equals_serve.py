@@ -21,10 +21,10 @@ from service.model.ranker import Ranker, described
 from service.settings import Settings
 from trainer.build import Plan
 from trainer.copying import snapshot_of
-from trainer.examples import TargetBatch, target_batch
 from trainer.inspection import Inspection
 from trainer.joiner import Open
 from trainer.state import State
+from trainer.targets import TargetBatch, target_batch
 from trainer.teaching import Scoring, Teacher
 
 DAY_MS = 86_400_000

@@ -9,11 +9,12 @@ from service.histories.settings import HistorySettings
 from service.settings import Settings
 from tests.trainer.workshop import START_MS, settings
 from trainer.build import Plan
-from trainer.examples import Batch, TargetBatch, batches, target_batch
+from trainer.examples import Batch, batches
 from trainer.joiner import Open
 from trainer.learner import Scored
 from trainer.settings import TrainerSettings
 from trainer.state import State
+from trainer.targets import TargetBatch, target_batch
 
 ITEMS = range(1, 7)
 

@@ -5,8 +5,8 @@ import pytest
 
 from service.histories.local import Events, LocalHistories
 from service.histories.settings import HistorySettings
-from trainer.examples import TargetBatch, target_batch
 from trainer.joiner import Open
+from trainer.targets import TargetBatch, target_batch
 
 WINDOW, TYPES = 8, 5
 

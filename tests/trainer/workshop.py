@@ -13,12 +13,12 @@ import numpy as np
 
 from service.actions import Action, Impression
 from service.histories.local import LocalHistories
+from service.histories.segments import segments_of
 from service.settings import Settings
 from service.streams import LocalStream, Stream
 from service.versions import VersionDirectory
 from trainer.build import build
 from trainer.loop import Trainer
-from trainer.publish import segments_of
 from trainer.state import State
 from trainer.teaching import Scoring
 

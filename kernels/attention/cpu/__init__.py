@@ -16,6 +16,7 @@ from torch import Tensor
 from kernels.attention.cpu import passes
 from kernels.attention.cpu.pairs import Pairs, bucketed
 from kernels.attention.cpu.vectors import LANES
+from kernels.attention.kept import kept
 from kernels.crew import Crew
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def attention(
     alpha: float,
 ) -> Tensor:
     """See `kernels.attention.attention`; computed in fp32, returned in the type of q."""
-    pairs = bucketed(rows, events, timed=time_bias_S is not None)
+    timed = time_bias_S is not None
+    pairs = kept((bucketed, timed), (rows, events), lambda: bucketed(rows, events, timed))
     return attend(q_RHK, k_THK, v_THV, pairs, distance_bias_P, time_bias_S, length, alpha)
 
 

@@ -6,10 +6,8 @@ does not wait for it. Nothing here is larger than 64 numbers for each row.
 Shapes: B users, R rows, T events, S buckets; G spans of 64 rows or events of one user.
 """
 
-import weakref
-from collections.abc import Callable
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from kernels.attention.buckets import TIME_BUCKETS, time_bucket
 from kernels.attention.gpu.numbers import ALL, BUCKETS
+from kernels.attention.kept import kept
 from kernels.gpu import launch
 
 if TYPE_CHECKING:
@@ -140,23 +139,9 @@ class Plan:
 
 
 def plan_of(rows: "Rows", events: "Events") -> Plan:
-    """The plan for these rows and events. Made once for the same two objects, as which the layers
-    of a model pass them; what they hold must not change."""
-    plan: Plan = _kept((rows, events), lambda: Plan(rows, _kept((events,), lambda: Seen(events))))
-    return plan
-
-
-def _kept(owners: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-    """What was made for these objects, for as long as all of them live."""
-    key = tuple(map(id, owners))
-    if key not in _KEPT:
-        _KEPT[key] = make()
-        for owner in owners:
-            weakref.finalize(owner, _KEPT.pop, key, None)
-    return _KEPT[key]
-
-
-_KEPT: dict[tuple[int, ...], Any] = {}
+    """The plan for these rows and events, made once for the same two objects."""
+    seen = kept(Seen, (events,), lambda: Seen(events))
+    return kept(Plan, (rows, events), lambda: Plan(rows, seen))
 
 
 def _owners(ends_B: Tensor, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Sampled softmax losses of the static tables, with uniform negatives.
+"""Sampled softmax losses of the static table and the drifting stream, with uniform negatives.
 
 Shapes: T positions, M negatives, D width, I items. Vectors are of unit length.
 """
