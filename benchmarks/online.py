@@ -35,9 +35,8 @@ from service.settings import Settings
 from service.streams import LocalStream
 from service.versions import Snapshot, VersionDirectory
 from trainer.build import build
-from trainer.copying import snapshot_of
 from trainer.loop import Trainer
-from trainer.publish import EXACT
+from trainer.snapshots import precisions, snapshot_of
 from trainer.teaching import Scoring
 
 REFRESH_SECONDS = {"online_10min": 600, "online_1h": 3_600, "online_5h": 18_000}
@@ -51,6 +50,7 @@ Sections = dict[str, Any]
 
 SETTINGS: Sections = {
     "actions": {"types": {ACTION: {}}},
+    "gate": {"user_share": 1.0},  # every positive is learned, however many of them are one user's
     "intake": {"topics": ["actions"], "max_late_seconds": 1e9},
     "model": {"window": 52},
     "histories": {"capacity": 128, "ttl_seconds": None},
@@ -176,7 +176,8 @@ class _Watcher:
         settings = state.learner.network.settings
         model = described(settings, self._trainer.teacher.types, action_heads=False)
         watermark_ms = self._trainer.position.watermark_ms
-        return Ranker(snapshot_of(state, state.block, watermark_ms, model).quantized(EXACT))
+        full = snapshot_of(state, state.block, watermark_ms, model)
+        return Ranker(full.quantized(precisions(full.weights(), "int8")))
 
     def _answer_online(self, questions: Questions, scoring: Scoring) -> None:
         """Scores of this batch's sampled events; a block may have several batches."""

@@ -11,11 +11,15 @@ from typer.core import TyperGroup
 from service.commands.action_rows import Columns
 from service.commands.action_table import read_actions
 from service.commands.demo import Patience, demo_folder, run_demo
+from service.commands.erase import erase
 from service.commands.folder import DataFolder
+from service.commands.options import DEFAULT_DATA, AsJson, Data
 from service.commands.processes import INTERRUPTED, become, interruptible
 from service.commands.replay import Replay, replay_settings, speed_of
 from service.commands.settings_file import write_settings
 from service.commands.stats import StoreStats
+from service.commands.versions import commands as versions
+from service.commands.versions import rollback
 from service.commands.view import DemoView, ReplayView
 from service.errors import FreshetError, InputError
 
@@ -45,13 +49,11 @@ app = typer.Typer(
 
 store = typer.Typer(help="Look at the embedding store.", no_args_is_help=True)
 app.add_typer(store, name="store")
+app.add_typer(versions, name="versions")
 
-Data = Annotated[Path, typer.Option("--data", help="Folder of stream, versions and logs.")]
 SettingsFile = Annotated[
     Path | None, typer.Option("--settings", help="TOML file of settings; see docs/settings.md.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-DEFAULT_DATA = Path("data")
 DEFAULT_PORT = 8080
 
 
@@ -141,6 +143,10 @@ def serve(
     """Run the server: `python -m serving` with the environment that keeps it fast."""
     address = ["--host", host, "--port", str(port)]
     become("serving", [*DataFolder(data).arguments(settings), *address])
+
+
+app.command()(rollback)
+app.command()(erase)
 
 
 @store.command()

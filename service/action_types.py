@@ -1,5 +1,8 @@
 """Which actions a product has, what each means for learning, and how a score is put together."""
 
+from collections.abc import Mapping
+from typing import Any, Self
+
 from pydantic import Field, field_validator
 
 from service.settings import Section
@@ -49,3 +52,13 @@ class ActionTypes(Section):
     def codes(self) -> dict[str, int]:
         """Code of each type: what a history event stores."""
         return {name: code for code, name in enumerate(self.types)}
+
+    def described(self) -> dict[str, Any]:
+        """As JSON whose readers may sort an object's keys: the order is said apart."""
+        return {**self.model_dump(mode="json"), "order": list(self.types)}
+
+    @classmethod
+    def of_description(cls, described: Mapping[str, Any]) -> Self:
+        """The types that `described` themselves. Raises KeyError or ValueError for what did not."""
+        types = {name: described["types"][name] for name in described["order"]}
+        return cls(types=types, next_item_weight=described["next_item_weight"])

@@ -4,7 +4,8 @@ What cannot be used is collected too, with its reason and its place; it stops no
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ import xxhash
 
 from service.actions import (
     MAX_LIST,
+    RESERVED_KEY,
     Action,
     Id,
     Impression,
@@ -21,7 +23,9 @@ from service.actions import (
     key_of,
     time_problem,
 )
+from service.histories.erased import Erased
 from service.histories.local import Events
+from service.histories.rings import Longs
 from service.streams import Record
 
 Offsets = dict[str, dict[int, int]]
@@ -50,6 +54,34 @@ class Block:
     offsets: Offsets
     watermark_ms: int
     records: int
+    suspects: list[tuple[int, int]] = field(default_factory=list)
+    """Of each rejected record, as far as it can be told: the user's key, the event time in ms."""
+    erased: int = 0
+    """Records left out because their user was erased."""
+
+    def without(self, erased: Erased) -> "Block":
+        """The block as if those records were not in it; they are counted, and leave no payload.
+
+        Offsets, watermark and the number of records stay: erasing moves nobody else.
+        """
+        if not len(erased):
+            return self
+        shown = [(key_of(one.user), _milliseconds(one.at)) for one in self.impressions]
+        kept_T = ~erased.covers(self.events.user_T, self.events.at_ms_T)
+        kept_I, kept_R = (~erased.covers(*_columns(pairs)) for pairs in (shown, self.suspects))
+        gone = sum(int((~kept).sum()) for kept in (kept_T, kept_I, kept_R))
+        if not gone:
+            return self
+        return replace(
+            self,
+            events=self.events.where(kept_T),
+            requests=list(compress(self.requests, kept_T)),
+            items=list(compress(self.items, kept_T)),
+            impressions=list(compress(self.impressions, kept_I)),
+            rejected=list(compress(self.rejected, kept_R)),
+            suspects=list(compress(self.suspects, kept_R)),
+            erased=self.erased + gone,
+        )
 
 
 class _Refused(Exception):
@@ -69,6 +101,7 @@ class BlockBuilder:
         self._items: list[Id] = []
         self._impressions: list[Impression] = []
         self._rejected: list[Rejected] = []
+        self._suspects: list[tuple[int, int]] = []
         self.records = 0
 
     def action(self, record: Record, source: Source, decode: Callable[[bytes], Any]) -> int:
@@ -117,14 +150,14 @@ class BlockBuilder:
         events = Events(*(np.array(column, np.int64) for column in self._columns))
         return Block(
             events, self._requests, self._items, self._impressions, self._rejected, offsets,
-            watermark_ms, self.records,
+            watermark_ms, self.records, self._suspects,
         )  # fmt: skip
 
     def _checked_time(self, at: float, append_ms: int) -> int:
         problem = time_problem(at)
         if problem:
             raise _Refused("bad_time", f"at = {at!r} {problem}")
-        at_ms = round(at * 1000)
+        at_ms = _milliseconds(at)
         if at_ms - append_ms > self._future_ms:
             raise _Refused("too_early", f"at is {(at_ms - append_ms) / 1000:.0f} s in the future")
         if append_ms - at_ms > self._late_ms:
@@ -139,6 +172,7 @@ class BlockBuilder:
         else:
             reason, detail = "bad_json", str(error)
         shown = record.payload[:MAX_TEXT_SHOWN].decode(errors="replace")
+        self._suspects.append(_suspect(record))
         self._rejected.append(
             Rejected(
                 topic=source[0],
@@ -156,6 +190,38 @@ def _checked_key(identifier: Id, name: str) -> int:
     if problem:
         raise _Refused("bad_id", f"{name} {problem}")
     return key_of(identifier)
+
+
+class _Owner(msgspec.Struct):
+    """What tells whose a record is, however wrong the rest of it."""
+
+    user: Id
+    at: msgspec.Raw = msgspec.Raw(b"null")
+
+
+def _suspect(record: Record) -> tuple[int, int]:
+    """User key (RESERVED_KEY: nobody's) and event time in ms, append time where that is earlier or
+    there is none to believe."""
+    try:
+        owner = msgspec.json.decode(record.payload, type=_Owner)
+        user = _checked_key(owner.user, "user")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, _Refused):
+        return RESERVED_KEY, record.append_ms
+    try:
+        at = msgspec.json.decode(owner.at, type=float)
+    except msgspec.MsgspecError:
+        return user, record.append_ms
+    at_ms = record.append_ms if time_problem(at) else _milliseconds(at)
+    return user, min(at_ms, record.append_ms)
+
+
+def _columns(pairs: list[tuple[int, int]]) -> tuple[Longs, Longs]:
+    columns = np.array(pairs, np.int64).reshape(-1, 2)
+    return columns[:, 0], columns[:, 1]
+
+
+def _milliseconds(at: float) -> int:
+    return round(at * 1000)
 
 
 def _hash(identifier: str) -> int:

@@ -52,8 +52,16 @@ class Client:
         return self._post("/v1/impressions", {"impressions": list(impressions)})
 
     def versions(self) -> dict[str, Any]:
-        """The version that answers, the available and the refused ones."""
+        """The version that answers, the available, held and refused ones, and what is pinned."""
         return self._answer(self._http.get("/v1/versions"))
+
+    def activate(self, number: int) -> dict[str, Any]:
+        """Pin a version: every server that follows the directory answers from it."""
+        return self._post(f"/v1/versions/{number}/activate")
+
+    def unpin(self) -> dict[str, Any]:
+        """Let every server follow the newest version again."""
+        return self._post("/v1/versions/unpin")
 
     def ready(self) -> bool:
         """Whether the server is up and ranks."""
@@ -62,7 +70,7 @@ class Client:
         except httpx.TransportError:
             return False
 
-    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def _post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         return self._answer(self._http.post(path, json=body))
 
     @staticmethod

@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 REQUEST_BUCKETS = (0.001, 0.002, 0.004, 0.006, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0)
+APPLY_BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.1, 0.5)
 
 
 def resident_bytes() -> int:
@@ -77,7 +78,9 @@ class TrainerMetrics(Metrics):
     def __init__(self) -> None:
         super().__init__()
         self.actions_total = self._counter(
-            "actions_total", "Actions read, by outcome: trained, skipped or unlearned", "outcome"
+            "actions_total",
+            "Actions read, by outcome: trained, skipped, unlearned or capped",
+            "outcome",
         )
         self.duplicates_total = self._counter(
             "duplicates_total", "Actions dropped because their user already sent that id"
@@ -100,6 +103,7 @@ class TrainerMetrics(Metrics):
         self.block = self._gauge("block", "Number of the last block trained")
         self._learning()
         self._publishing()
+        self._judging()
         self._keeping()
 
     def _learning(self) -> None:
@@ -119,8 +123,28 @@ class TrainerMetrics(Metrics):
         self.publish_seconds = self._histogram(
             "publish_seconds", "Time from the cut of a version to its commit", STEP_BUCKETS
         )
+        self.publish_failures_total = self._counter(
+            "publish_failures_total", "Versions that could not be written, and were tried again"
+        )
         self.publish_stall_seconds = self._histogram(
             "publish_stall_seconds", "Time that training stood still for a version", STEP_BUCKETS
+        )
+
+    def _judging(self) -> None:
+        self.versions_held_total = self._counter(
+            "versions_held_total",
+            "Versions kept from the servers, by reason: broken, quantization, surprise, taste, "
+            "crowd, action or recovering",
+            "reason",
+        )
+        self.gate = self._gauge(
+            "gate", "What the gate measured of the last version, by measure", "measure"
+        )
+        self.gate_seconds = self._histogram(
+            "gate_seconds", "Time to judge one version", STEP_BUCKETS
+        )
+        self.loss_alarm = self._gauge(
+            "loss_alarm", "1 while new events are not as usual to the model"
         )
 
     def _keeping(self) -> None:
@@ -188,6 +212,20 @@ class ServingMetrics(Metrics):
             "history_records_total", "Stream records applied to the histories"
         )
         self.histories_users = self._gauge("histories_users", "Users with a history")
+        self.version_applied_total = self._counter(
+            "version_applied_total",
+            "Versions reached, by how: delta (what changed) or base (loaded whole)",
+            "how",
+        )
+        self.version_apply_seconds = self._histogram(
+            "version_apply_seconds", "Time that ranking stood still for a version", APPLY_BUCKETS
+        )
+        self.version_pinned = self._gauge(
+            "version_pinned", "1 while servers are told to keep to one version"
+        )
+        self.version_generation = self._gauge(
+            "version_generation", "Number of the newest decision that this server obeys"
+        )
 
 
 class Readings:

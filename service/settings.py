@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from service.errors import SettingsError
 
 SECTIONS = (
-    "actions", "stream", "intake", "histories", "store", "model", "versions", "trainer", "serving",
+    "actions", "stream", "intake", "histories", "store", "model", "versions", "trainer", "gate",
+    "serving",
 )  # fmt: skip
 
 

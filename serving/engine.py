@@ -16,7 +16,6 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 import numpy as np
-from torch import Tensor
 
 from service.histories.local import Histories, LocalHistories
 from service.model.ranker import Ranker
@@ -46,8 +45,8 @@ class Served:
 
     @property
     def rows(self) -> str:
-        """How item vectors are held: as in the snapshot, decoded when they are gathered."""
-        return "fp32" if isinstance(self.ranker.items.codes, Tensor) else "int8"
+        """The precision of item vectors in the snapshot; they are decoded when they are loaded."""
+        return self.ranker.items.precision
 
     def describe(self, now: float) -> dict[str, int | float]:
         """The version as /v1/versions shows it."""

@@ -1,38 +1,45 @@
-"""Follows the version directory: every new version is verified, loaded and warmed aside, then
-handed to the engine between two requests.
+"""Follows the version directory: what operators decide and the trainer publishes is served.
 
-A version that cannot be loaded is refused: logged and counted with its reason, remembered, and
-never tried again by this process. The version that answers stays until a better one is ready.
+A version that follows the served one is reached by what changed: its delta is read, verified and
+prepared aside, and applied between two requests together with the version's manifest. Any other is
+loaded whole and warmed aside, then swapped in. So no answer mixes two versions.
+
+A version that cannot be reached is refused: logged and counted with its reason, and tried again
+after a while, since its files may be complete by then. The version that answers stays until a
+better one is ready.
 """
 
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from service.errors import FreshetError, VersionError
 from service.metrics import ServingMetrics
-from service.model.ranker import Ranker
-from service.versions.directory import VersionDirectory
-from service.versions.snapshot import Snapshot
+from service.model.ranker import Ranker, Step
+from service.versions import Manifest, Snapshot, VersionDirectory
 from serving.engine import Engine, Served, Tables
+from serving.refusals import Refusals
 
 log = logging.getLogger("serving.follow")
 
-REASONS = ("missing", "truncated", "altered", "format")
-"""What most refusals say, as labels of freshet_versions_refused_total; else damaged or model."""
-
 
 @dataclass(frozen=True)
-class Refused:
-    """A version that this server will not load, and why."""
+class Standing:
+    """What operators and the gate say of the versions, as of one look."""
 
-    number: int
-    reason: str
+    generation: int = 0
+    """Number of the newest decision that was obeyed."""
+    pinned: int | None = None
+    held: dict[int, str] = field(default_factory=dict)
+    """Versions that the gate held and nobody released, with its reason."""
+    servable: list[int] = field(default_factory=list)
+    """What may be served, best first: the pin alone, or else the newest versions."""
 
 
 class VersionFollower:
-    """A thread that looks into the directory every `poll_seconds`."""
+    """A thread that looks into the directory every `poll_seconds`, or when it is woken."""
 
     def __init__(
         self,
@@ -41,74 +48,194 @@ class VersionFollower:
         metrics: ServingMetrics,
         poll_seconds: float,
     ) -> None:
-        self.refused: dict[int, Refused] = {}
+        self.refusals = Refusals(metrics)
+        self.standing = Standing()
+        self._manifests: dict[int, Manifest] = {}
         self._directory = directory
         self._engine = engine
         self._metrics = metrics
         self._poll_seconds = poll_seconds
-        self._served = -1
-        self._stop = threading.Event()
+        self._stopped = False
+        self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="versions", daemon=True)
 
     def start(self) -> None:
         """Begin to follow."""
         self._thread.start()
 
+    def wake(self) -> None:
+        """A decision was made by this process: obey it now."""
+        self._woken.set()
+
     def close(self) -> None:
         """Stop following; a version being loaded is finished first."""
-        self._stop.set()
+        self._stopped = True
+        self._woken.set()
         self._thread.join()
 
     def look(self) -> Served | None:
-        """Load the newest good version that is newer than the served one, and hand it over."""
-        for number in sorted(self._directory.numbers(), reverse=True):
-            if number <= self._served:
-                return None
-            if number not in self.refused and (served := self._load(number)):
-                self._hand_over(served)
-                return served
-        return None
+        """Obey decisions, and serve the best version that can be; what is served then."""
+        self._judge()
+        for number in self.standing.servable:
+            served = self._engine.served
+            if served is not None and served.number == number:
+                break
+            if not self.refusals.waits(number) and self._reach(number):
+                break
+        return self._engine.served
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._stopped:
+            self._woken.clear()
             try:
                 self.look()
             except Exception:
                 # Whatever it is (a directory that is away): the served version stays, look again.
                 log.exception("looking for versions failed")
-            self._stop.wait(self._poll_seconds)
+            self._woken.wait(self._poll_seconds)
 
-    def _load(self, number: int) -> Served | None:
-        started = time.monotonic()
-        try:
-            manifest = self._directory.manifest(number)
-            ranker = Ranker(Snapshot.read(self._directory, number))
-            ranker.warm()
-        except (FreshetError, KeyError, ValueError) as error:
-            # A version may be pruned while it is read; that is no fault of its own.
-            if number in self._directory.numbers():
+    def _judge(self) -> None:
+        """Read the decisions that were made, and what they make of the versions that are there."""
+        decisions, numbers = self._directory.decisions(), set(self._directory.numbers())
+        self._manifests = {n: known for n, known in self._manifests.items() if n in numbers}
+        self.refusals.keep(numbers)
+        servable = self._directory.servable()
+        others = {n: self._manifest(n) for n in self._directory.live() if n not in servable}
+        held = {n: other.held for n, other in others.items() if other and other.held}
+        pinned = decisions.pinned if decisions.pinned in numbers else None
+        best_first = servable[::-1] if pinned is None else [pinned]
+        self.standing = Standing(decisions.generation, pinned, held, best_first)
+        self._metrics.version_pinned.set(self.standing.pinned is not None)
+        self._metrics.version_generation.set(self.standing.generation)
+
+    def _manifest(self, number: int) -> Manifest | None:
+        """The manifest of a version; one that cannot be read is refused."""
+        if number not in self._manifests and not self.refusals.waits(number):
+            try:
+                self._manifests[number] = self._directory.manifest(number)
+                self.refusals.served(number)
+            except VersionError as error:
                 self._refuse(number, error)
-            return None
-        fields = {"version": number, "seconds": round(time.monotonic() - started, 3)}
-        log.info("version loaded", extra={"fields": fields})
-        return Served(ranker, manifest)
-
-    def _hand_over(self, served: Served) -> None:
-        def swap(tables: Tables) -> None:
-            tables.served = served
-
-        self._engine.do(swap)
-        self._served = served.number
-        self._metrics.version.set(served.number)
+        return self._manifests.get(number)
 
     def _refuse(self, number: int, error: Exception) -> None:
-        self._metrics.versions_refused_total.labels(reason(error)).inc()
-        self.refused[number] = Refused(number, str(error))
-        log.error("version refused", extra={"fields": {"version": number, "reason": str(error)}})
+        # A version may be pruned while it is read; that is no fault of its own.
+        if number in self._directory.numbers():
+            self.refusals.add(number, error)
+
+    def _reach(self, number: int) -> bool:
+        """Serve a version, or refuse it."""
+        manifest, started = self._manifest(number), time.monotonic()
+        if manifest is None:
+            return False
+        try:
+            how = "delta" if self._follow(manifest) else "base"
+            if how == "base":
+                self._load(manifest)
+        except (FreshetError, KeyError, ValueError) as error:
+            self._refuse(number, error)
+            return False
+        self.refusals.served(number)
+        self._metrics.version_applied_total.labels(how).inc()
+        fields = {"version": number, "how": how, "seconds": round(time.monotonic() - started, 3)}
+        log.info("version served", extra={"fields": fields})
+        return True
+
+    def _follow(self, manifest: Manifest) -> bool:
+        """Reach a version by the deltas that lie between, each as the version that it makes.
+
+        False if there is no such way. Raises VersionError or ModelMismatch if there is one and it
+        is damaged, in which case a whole version made of the same files would be no better.
+        """
+        served = self._engine.served
+        names = missing(served.manifest, manifest) if served is not None else []
+        if served is None or not names:
+            return False
+        try:
+            links = list(self._links(manifest, names))
+            for delta, made in links:
+                served = Served(served.ranker, made)
+                self._apply(served.ranker.prepare(delta), served)
+            if served.number != manifest.number:
+                raise VersionError(
+                    f"{names[-1]}, the last of its chain, is of version {served.number}, not of "
+                    f"{manifest.number}"
+                )
+        except FreshetError as error:
+            if set(names) <= set(manifest.snapshot) and not isinstance(error, LinkGone):
+                raise
+            log.warning("version %d cannot be followed: %s", manifest.number, error)
+            return False
+        except ApplyFailed:
+            log.exception("version %d: it is loaded whole", manifest.number)
+            return False
+        return True
+
+    def _links(self, manifest: Manifest, names: list[str]) -> Iterator[tuple[Snapshot, Manifest]]:
+        """Deltas in order, each with the manifest of the version that it makes."""
+        for name in names:
+            delta = Snapshot.read_file(self._directory, manifest, name)
+            yield delta, self._made(manifest, delta.number)
+
+    def _made(self, manifest: Manifest, number: int) -> Manifest:
+        """The manifest of a version on the way to `manifest`."""
+        if number == manifest.number:
+            return manifest
+        try:
+            return self._directory.manifest(number)
+        except VersionError as error:
+            raise LinkGone(f"version {number} cannot be passed: {error}") from None
+
+    def _apply(self, step: Step, served: Served) -> None:
+        """Become the next version, between two requests."""
+
+        def change(tables: Tables) -> float:
+            started = time.perf_counter()
+            try:
+                served.ranker.apply(step)
+            except Exception as error:
+                tables.served = None  # nobody knows which version this is now
+                raise ApplyFailed(
+                    f"version {served.number} was applied in part: {error}"
+                ) from error
+            tables.served = served
+            return time.perf_counter() - started
+
+        self._changed(served, self._engine.do(change))
+
+    def _load(self, manifest: Manifest) -> None:
+        """Load a whole version aside and swap it in."""
+        ranker = Ranker(Snapshot.read(self._directory, manifest.number))
+        ranker.warm()
+        served = Served(ranker, manifest)
+
+        def swap(tables: Tables) -> tuple[float, Served | None]:
+            started = time.perf_counter()
+            before, tables.served = tables.served, served
+            return time.perf_counter() - started, before
+
+        # The version before is let go here: giving its memory back takes longer than the swap.
+        seconds, _ = self._engine.do(swap)
+        self._changed(served, seconds)
+
+    def _changed(self, served: Served, seconds: float) -> None:
+        self._metrics.version_apply_seconds.observe(seconds)
+        self._metrics.version.set(served.number)
 
 
-def reason(error: Exception) -> str:
-    """The error as one of few metric labels; the log has its words."""
-    if not isinstance(error, VersionError):
-        return "model"
-    return next((word for word in REASONS if word in str(error)), "damaged")
+class LinkGone(VersionError):
+    """A version between the served one and the wanted one was pruned."""
+
+
+class ApplyFailed(Exception):
+    """A fault of this program: a prepared step could not be applied."""
+
+
+def missing(served: Manifest, wanted: Manifest) -> list[str]:
+    """The deltas that lead from one version to another, in order; none if there is no such way."""
+    if wanted.snapshot_parent == served.number and wanted.step is not None:
+        return [wanted.step]
+    held = len(served.snapshot)
+    if held and wanted.snapshot[:held] == served.snapshot:
+        return wanted.snapshot[held:]
+    return []

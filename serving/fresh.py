@@ -1,15 +1,19 @@
 """Keeps the histories fresh: restores them from a version, then follows the stream.
 
-It needs no trainer: an action changes rankings as soon as it is in the log and read here.
+It needs no trainer: an action changes rankings as soon as it is in the log and read here. Users
+whom an operator erased are forgotten, in what was restored and in what is read from then on.
 """
 
 import logging
+import math
 import threading
+import time
 from functools import partial
 
 from service.action_types import ActionTypes
 from service.blocks import Block
 from service.errors import OffsetError, StreamError, VersionError
+from service.histories.erased import Erased, erase_from
 from service.histories.segments import Segment, segments_of
 from service.intake import Intake, IntakeSettings
 from service.metrics import ServingMetrics
@@ -41,6 +45,8 @@ class HistoryFollower:
     ) -> None:
         self.caught_up = threading.Event()
         """Set once the histories are restored and the end of the log was seen."""
+        self.obeyed = 0
+        """Number of the last operator's decision that these histories know of."""
         self._directory = directory
         self._stream = stream
         self._engine = engine
@@ -48,6 +54,9 @@ class HistoryFollower:
         self._types = types
         # One user's events share a partition, so histories need no merge: nothing is waited for.
         self._intake_settings = intake.model_copy(update={"topics": (TOPIC,), "idle_ms": 0})
+        self._erased = Erased.of({})
+        self._looked = -math.inf
+        self._decisions_seconds = serving.poll_seconds
         self._poll_seconds = serving.history_poll_seconds
         self._records = serving.history_records
         self._woken = threading.Event()
@@ -70,15 +79,18 @@ class HistoryFollower:
 
     def _run(self) -> None:
         intake = self._begin(self._restore())
+        self._obey_first()
         while intake is not None and not self._stopped:
             self._woken.clear()
+            if time.monotonic() - self._looked >= self._decisions_seconds:
+                self._obey()
             try:
                 block = intake.block(self._records, wait_seconds=0.0)
             except StreamError as error:
                 self._complain(error)
                 continue
             if block is not None:
-                self._apply(block)
+                self._apply(block.without(self._erased))
             else:
                 self.caught_up.set()
                 self._woken.wait(self._poll_seconds)
@@ -124,6 +136,26 @@ class HistoryFollower:
                 return manifest
         return None
 
+    def _obey_first(self) -> None:
+        """What was restored may be older than a decision: nothing is ranked with it before."""
+        while not self._stopped and not self._obey():
+            self._woken.wait(RETRY_SECONDS)
+            self._woken.clear()
+
+    def _obey(self) -> bool:
+        """Forget whom decisions erased since the last look; False if they cannot be read."""
+        self._looked = time.monotonic()
+        try:
+            decisions = self._directory.decisions()
+        except (VersionError, OSError) as error:
+            log.error("the operators' decisions cannot be read: %s", error)
+            return False
+        if decisions.generation != self.obeyed:
+            erased = Erased.of(decisions.erased)
+            self._engine.do(partial(_erase, erased.since(self._erased)))
+            self._erased, self.obeyed = erased, decisions.generation
+        return True
+
     def _apply(self, block: Block) -> None:
         try:
             self._engine.do(partial(_append, block))
@@ -141,3 +173,7 @@ def _append(block: Block, tables: Tables) -> None:
 
 def _restore(segment: Segment, tables: Tables) -> None:
     segment.restore(tables.histories)
+
+
+def _erase(erased: Erased, tables: Tables) -> None:
+    erase_from(tables.histories, erased)

@@ -124,21 +124,38 @@ class ServedVersion(_Body):
 
 
 class RefusedVersion(_Body):
-    """A version that could not be loaded."""
+    """A version that could not be loaded; it is tried again."""
 
     number: int = Field(examples=[43])
     reason: str = Field(examples=["data/00000043-ab/dense.safetensors: SHA-256 differs"])
 
 
+class HeldVersion(_Body):
+    """A version that the gate held: no server answers from it before somebody releases it."""
+
+    number: int = Field(examples=[44])
+    reason: str = Field(examples=["loss on old examples is 4.61 where version 43 has 3.94"])
+
+
 class VersionsAnswer(_Body):
-    """The versions this server knows, and how it computes."""
+    """The versions this server knows, what was decided about them, and how it computes."""
 
     served: ServedVersion | None
+    pinned: int | None = Field(description="Version that all servers keep to", examples=[None])
+    generation: int = Field(description="Newest decision that this server obeys", examples=[3])
     available: list[int] = Field(examples=[[40, 41, 42]])
+    held: list[HeldVersion]
     refused: list[RefusedVersion]
     compute: dict[str, Any] = Field(
         examples=[{"rows": "int8", "dense": "fp32", "device": "cpu", "threads": 1}]
     )
+
+
+class PinAnswer(_Body):
+    """A decision about which version servers keep to. Every server obeys within its next look."""
+
+    generation: int = Field(description="Number of this decision", examples=[4])
+    pinned: int | None = Field(examples=[41])
 
 
 class HealthAnswer(_Body):

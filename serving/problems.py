@@ -14,6 +14,8 @@ TYPE_PREFIX = "urn:freshet:problem:"
 TITLES = {
     "not-json": "The body is not JSON",
     "not-found": "There is nothing at this path",
+    "no-such-version": "This version does not exist",
+    "not-servable": "This version cannot be served",
     "method-not-allowed": "This path does not take this method",
     "too-large": "The body is too long",
     "not-json-type": "The body is not declared as JSON",
@@ -21,6 +23,7 @@ TITLES = {
     "overloaded": "Too many requests are waiting",
     "not-ready": "No version is loaded yet",
     "log-unavailable": "The log did not take the records",
+    "versions-unavailable": "The version directory cannot be read or written",
     "client-gone": "The body ended before it was complete",
     "internal": "The server failed",
 }

@@ -20,12 +20,14 @@ from serving.logs import hashed
 from serving.messages import (
     AppendAnswer,
     HealthAnswer,
+    PinAnswer,
     RankAnswer,
     RankRequest,
     RecommendRequest,
     VersionsAnswer,
 )
-from serving.problems import MEDIA_TYPE, Problem, ProblemDocument, explain
+from serving.openapi import problems, takes, takes_batch
+from serving.problems import Problem, explain
 from serving.server import Server
 
 M = TypeVar("M", bound=BaseModel)
@@ -43,10 +45,10 @@ def router(server: Server) -> APIRouter:
 
 
 def _add_ranking(routes: APIRouter, server: Server) -> None:
-    errors = _problems(400, 413, 415, 422, 429, 503)
+    errors = problems(400, 413, 415, 422, 429, 503)
 
     @routes.post(
-        "/v1/rank", response_model=RankAnswer, responses=errors, openapi_extra=_takes(RankRequest)
+        "/v1/rank", response_model=RankAnswer, responses=errors, openapi_extra=takes(RankRequest)
     )
     async def rank(request: Request) -> Response:
         """Put candidates in order for a user."""
@@ -66,7 +68,7 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
         "/v1/recommend",
         response_model=RankAnswer,
         responses=errors,
-        openapi_extra=_takes(RecommendRequest),
+        openapi_extra=takes(RecommendRequest),
     )
     async def recommend(request: Request) -> Response:
         """The best n items of the catalogue for a user."""
@@ -84,14 +86,14 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
 
 
 def _add_log(routes: APIRouter, server: Server) -> None:
-    errors = _problems(400, 413, 415, 422, 503)
+    errors = problems(400, 413, 415, 422, 503)
 
     @routes.post(
         "/v1/actions",
         status_code=HTTPStatus.ACCEPTED,
         response_model=AppendAnswer,
         responses=errors,
-        openapi_extra=_takes_batch("actions", batches.PostedAction, batches.ACTION_EXAMPLE),
+        openapi_extra=takes_batch("actions", batches.PostedAction, batches.ACTION_EXAMPLE),
     )
     async def actions(request: Request) -> Response:
         """Append actions to the log. 202: the accepted ones survive a crash of every process."""
@@ -103,7 +105,7 @@ def _add_log(routes: APIRouter, server: Server) -> None:
         status_code=HTTPStatus.ACCEPTED,
         response_model=AppendAnswer,
         responses=errors,
-        openapi_extra=_takes_batch(
+        openapi_extra=takes_batch(
             "impressions", batches.PostedImpression, batches.IMPRESSION_EXAMPLE
         ),
     )
@@ -116,15 +118,27 @@ def _add_log(routes: APIRouter, server: Server) -> None:
 def _add_state(routes: APIRouter, server: Server) -> None:
     @routes.get("/v1/versions", response_model=VersionsAnswer)
     async def versions() -> Response:
-        """The version that answers, those that exist, and those refused with the reason."""
+        """The version that answers, those that exist, what is pinned, held and refused."""
         return _json(await asyncio.to_thread(server.versions))
+
+    errors = problems(404, 409, 503)
+
+    @routes.post("/v1/versions/{number:int}/activate", response_model=PinAnswer, responses=errors)
+    async def activate(number: int) -> Response:
+        """Pin a version: every server answers from it within its next look."""
+        return _json(await asyncio.to_thread(server.activate, number))
+
+    @routes.post("/v1/versions/unpin", response_model=PinAnswer, responses=problems(503))
+    async def unpin() -> Response:
+        """Follow the newest version again."""
+        return _json(await asyncio.to_thread(server.unpin))
 
     @routes.get("/health/live", response_model=HealthAnswer)
     async def live() -> Response:
         """The process runs."""
         return _json({"status": "ok"})
 
-    @routes.get("/health/ready", response_model=HealthAnswer, responses=_problems(503))
+    @routes.get("/health/ready", response_model=HealthAnswer, responses=problems(503))
     async def ready() -> Response:
         """A version is loaded and warm, histories are restored, and the server is not stopping."""
         server.require_ready()
@@ -204,31 +218,3 @@ def _milliseconds(at: float | None) -> int:
 
 def _json(content: object, status: HTTPStatus = HTTPStatus.OK) -> Response:
     return Response(_encode(content), status, media_type="application/json")
-
-
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    schema = {"$ref": f"#/components/schemas/{ProblemDocument.__name__}"}
-    return {
-        status: {
-            "model": ProblemDocument,
-            "description": HTTPStatus(status).phrase,
-            "content": {MEDIA_TYPE: {"schema": schema}},
-        }
-        for status in statuses
-    }
-
-
-def _takes(kind: type[BaseModel]) -> dict[str, Any]:
-    return _request_body(kind.model_json_schema())
-
-
-def _takes_batch(name: str, kind: type[msgspec.Struct], example: dict[str, Any]) -> dict[str, Any]:
-    _, components = msgspec.json.schema_components([kind])
-    elements = {"type": "array", "items": components[kind.__name__], "maxItems": batches.MAX_BATCH}
-    schema = {"type": "object", "required": [name], "properties": {name: elements}}
-    return _request_body({**schema, "example": {name: [example]}})
-
-
-def _request_body(schema: dict[str, Any]) -> dict[str, Any]:
-    content = {"application/json": {"schema": schema}}
-    return {"requestBody": {"required": True, "content": content}}

@@ -15,7 +15,7 @@ from service.actions import Id
 from service.histories.rings import Longs
 from service.model.ranker import Scores
 from serving.engine import Served, Tables
-from serving.retrieval import best_rows, ids_of, keys_of_rows
+from serving.retrieval import best_rows
 
 RERANKED = 256
 """Items that retrieval hands to the ranking at least: action heads may change their order."""
@@ -71,8 +71,8 @@ class Recommend:
         excluded_E = np.concatenate([self.exclude_key_E, seen_E])
         found = max(self.n, RERANKED)
         rows_K = best_rows(ranker, history, self.at_ms, found, excluded_E)
-        scores = ranker.rank(history, keys_of_rows(ranker, rows_K), self.at_ms)
-        items = ids_of(ranker, rows_K)
+        scores = ranker.rank(history, ranker.items.keys_of(rows_K), self.at_ms)
+        items = ranker.items.ids_of(rows_K)
         return _best(served, int(history.count_B[0]), items, scores, self.n)
 
 

@@ -1,6 +1,7 @@
 """One server: its stream, its versions, its threads. The HTTP application is built around it."""
 
 import time
+from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from service.intake import IntakeSettings
 from service.metrics import ServingMetrics
 from service.settings import Settings
 from service.streams.local import LocalStream, LocalStreamSettings
-from service.versions.directory import VersionDirectory
+from service.versions.settings import versions_of
+from serving import pins
 from serving.batches import Rules
 from serving.engine import Engine, Tables, not_ready
 from serving.follow import VersionFollower
@@ -32,7 +34,7 @@ class Server:
         self.actions = settings.section("actions", ActionTypes)
         self.intake = settings.section("intake", IntakeSettings)
         self.metrics = ServingMetrics()
-        self.directory = VersionDirectory(data / "versions")
+        self.directory = versions_of(settings, data)
         self.stream = LocalStream(data / "stream", settings.section("stream", LocalStreamSettings))
         histories = LocalHistories(settings.section("histories", HistorySettings))
         self.engine = Engine(Tables(histories), self.settings.queue_limit)
@@ -89,14 +91,15 @@ class Server:
 
     def versions(self) -> dict[str, Any]:
         """What this server serves, could serve and refused to serve."""
-        served = self.engine.served
+        served, standing = self.engine.served, self.follower.standing
+        refused = {one.number: one.reason for one in self.follower.refusals.all()}
         return {
             "served": served and served.describe(time.time()),
+            "pinned": standing.pinned,
+            "generation": min(standing.generation, self.fresh.obeyed),
             "available": self.directory.numbers(),
-            "refused": [
-                {"number": refused.number, "reason": refused.reason}
-                for refused in self.follower.refused.values()
-            ],
+            "held": _reasons(standing.held),
+            "refused": _reasons(refused),
             "compute": {
                 "rows": served.rows if served else None,
                 "dense": "fp32" if served else None,
@@ -105,8 +108,24 @@ class Server:
             },
         }
 
+    def activate(self, number: int) -> dict[str, int | None]:
+        """Write the pin that every server obeys: this one at once, others at their next look."""
+        return self._decided(pins.activate(self.directory, number), number)
+
+    def unpin(self) -> dict[str, int | None]:
+        """Write that every server follows the newest version again."""
+        return self._decided(pins.unpin(self.directory), None)
+
     def exposition(self) -> bytes:
         """All metrics as text, those that age brought up to date."""
         if (served := self.engine.served) is not None:
             self.metrics.version_age_seconds.set(served.age_seconds(time.time()))
         return self.metrics.text()
+
+    def _decided(self, generation: int, pinned: int | None) -> dict[str, int | None]:
+        self.follower.wake()
+        return {"generation": generation, "pinned": pinned}
+
+
+def _reasons(reasons: Mapping[int, str]) -> list[dict[str, int | str]]:
+    return [{"number": number, "reason": reason} for number, reason in reasons.items()]

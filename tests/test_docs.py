@@ -12,7 +12,9 @@ from service.metrics import ServingMetrics, TrainerMetrics
 from service.model.settings import ModelSettings
 from service.store.settings import CapSettings, SlotSettings
 from service.streams import LocalStreamSettings
+from service.versions.settings import VersionsSettings
 from serving.settings import ServingSettings
+from trainer.gate_settings import GateSettings
 from trainer.settings import TrainerSettings
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -25,6 +27,8 @@ SECTIONS = {
     "store.item": (SlotSettings,),
     "model": (ModelSettings,),
     "trainer": (TrainerSettings,),
+    "gate": (GateSettings,),
+    "versions": (VersionsSettings,),
     "serving": (ServingSettings,),
 }
 

@@ -17,11 +17,13 @@ from service.errors import FreshetError, InputError
 from service.metrics import TrainerMetrics
 from service.settings import Settings
 from service.streams import LocalStream, LocalStreamSettings
-from service.versions import VersionDirectory
+from service.versions.settings import versions_of
 from trainer.build import build
 from trainer.loop import Trainer
 
 _log = logging.getLogger("trainer")
+
+SWITCH_SECONDS = 0.0005
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,8 +47,11 @@ def _train(options: argparse.Namespace, stop: threading.Event) -> None:
         raise InputError(f"data directory {data} does not exist; make it, or mend --data")
     stream_settings = settings.section("stream", LocalStreamSettings)
     with closing(LocalStream(data / "stream", stream_settings)) as stream:
-        versions = VersionDirectory(data / "versions")
-        trainer = build(settings, stream, versions, data / "skipped")
+        versions = versions_of(settings, data)
+        trainer = build(settings, stream, versions, data / "skipped", options.begin)
+        # The thread that makes versions lets go of the interpreter's lock when training asks for
+        # it, and not 5 ms later.
+        sys.setswitchinterval(SWITCH_SECONDS)
         torch.set_num_threads(1)  # the learner deals batches to threads of its own
         gc.freeze()  # what is here stays: collections need not walk through it again
         if options.metrics_port:
@@ -88,6 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--until-end", action="store_true", help="stop at the end of the stream (DIR/stream/END)"
     )
+    parser.add_argument(
+        "--from", dest="begin", metavar="earliest|TIME",
+        help="where to go on if the stream no longer holds what comes next",
+    )  # fmt: skip
     return parser
 
 

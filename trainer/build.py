@@ -7,9 +7,8 @@ from typing import Any
 import torch
 
 from service.action_types import ActionTypes
-from service.errors import ModelMismatch, OffsetError, SettingsError, VersionError
+from service.errors import SettingsError
 from service.histories.local import LocalHistories
-from service.histories.segments import segments_of
 from service.histories.settings import HistorySettings
 from service.intake import Intake, IntakeSettings
 from service.metrics import TrainerMetrics
@@ -20,16 +19,24 @@ from service.store import Budget, EmbeddingTable
 from service.store.ids import OriginalIds
 from service.store.settings import CapSettings, SlotSettings
 from service.streams import Stream
-from service.versions import Checkpoint, Manifest, VersionDirectory
+from service.versions import VersionDirectory
+from trainer.candidates import Standard
 from trainer.device import chosen
+from trainer.gate import Gate
+from trainer.gate_settings import GateSettings
 from trainer.inspection import Inspection
 from trainer.joiner import Joiner
 from trainer.learner import Learner
-from trainer.loop import Trainer, committed
+from trainer.loop import Trainer
+from trainer.migration import check, differences, migrated
+from trainer.operators import Operators
 from trainer.publish import Publisher
+from trainer.resuming import newest_complete, start_after, survived_erasure
 from trainer.settings import TrainerSettings
-from trainer.state import State
+from trainer.state import State, part_of
 from trainer.teaching import Teacher
+from trainer.user_cap import UserCap
+from trainer.writing import Rules, Writer
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +57,7 @@ class Plan:
         self.model = settings.section("model", ModelSettings)
         self.trainer = settings.section("trainer", TrainerSettings)
         self.store = settings.section("store", StoreSettings)
+        self.gate = settings.section("gate", GateSettings)
         self.item = self.store.item.model_copy(update={"dim": self.model.dim})
         self.device = chosen(self.trainer.device)
         if self.device.backend == "triton" and self.item.optimizer not in ("adagrad", "adam"):
@@ -89,75 +97,55 @@ class Plan:
         joiner = Joiner(int(self.trainer.join_seconds * 1000))
         return State(learner, histories, joiner, OriginalIds(), budget)
 
+    def fresh_gate(self, learner: Learner, metrics: TrainerMetrics) -> Gate:
+        """A gate that has judged nothing yet."""
+        return Gate(self.gate, learner, len(self.types.types), metrics)
+
 
 def build(
-    settings: Settings, stream: Stream, versions: VersionDirectory, inspection: Path
+    settings: Settings,
+    stream: Stream,
+    versions: VersionDirectory,
+    inspection: Path,
+    begin: str | None = None,
 ) -> Trainer:
     """A trainer that goes on after the newest complete version, or starts anew without one.
 
-    Raises ModelMismatch for a version of other settings and OffsetError if the stream no longer
-    holds the records that come next.
+    `begin`: where to go on if the stream no longer holds what comes next (`start_after`). Raises
+    ModelMismatch for a version of other settings, OffsetError if records are lost.
     """
     plan, metrics = Plan(settings), TrainerMetrics()
     state = plan.fresh_state()
-    publisher = Publisher(
-        versions, plan.tied(), plan.histories.capacity, plan.trainer.keep_versions,
-        stream.sync, committed(metrics),
-    )  # fmt: skip
-    newest = _newest_complete(versions)
+    gate = plan.fresh_gate(state.learner, metrics)
+    rules = Rules(plan.tied(), plan.histories.capacity, plan.trainer)
+    writer = Writer(versions, gate, rules, stream.sync)
+    decisions = versions.decisions()
+    resumed, obeyed = newest_complete(versions), decisions.generation
     intake = Intake(stream, plan.intake, plan.types)
-    if newest is not None:
-        manifest, checkpoint = newest
-        _check_tied(plan, manifest)
-        _check_topics(stream, manifest)
-        segments = segments_of(versions, manifest)
-        state.load(checkpoint.tensors, segments, manifest.block, manifest.counters)
-        state.histories.cursor = checkpoint.meta["history_cursor"]
-        publisher.resume(manifest, checkpoint.meta["segment_levels"])
+    if resumed is not None:
+        manifest, meta, obeyed = resumed.manifest, resumed.meta, resumed.manifest.decisions
+        found = differences(manifest.settings, plan.tied())
+        check(manifest.number, found)
+        start = start_after(stream, manifest, begin)
+        tensors = migrated(resumed.tensors, state.learner)
+        state.load(tensors, resumed.segments, manifest.block, manifest.counters)
+        state.histories.cursor = meta["history_cursor"]
+        if start.lost:
+            state.counters["records_lost"] += start.lost
+        gate.load(part_of(tensors, "gate"))
+        writer.resume(manifest, meta, Standard.of(versions, manifest, meta))
+        writer.whole = writer.whole or bool(found)
+        if survived_erasure(versions, manifest):
+            writer.forget(manifest.number)
         intake = Intake(
-            stream, plan.intake, plan.types, manifest.next_offsets(), manifest.watermark_ms,
-            checkpoint.meta["largest_ms"],
+            stream, plan.intake, plan.types, start.offsets, manifest.watermark_ms,
+            meta["largest_ms"],
         )  # fmt: skip
         metrics.version.set(manifest.number)
         _log.info("resumed after version %d, block %d", manifest.number, manifest.block)
-    teacher = Teacher(state, plan.types, plan.trainer, metrics, Inspection(inspection))
-    return Trainer(stream, intake, teacher, publisher, plan.trainer, metrics)
-
-
-def _newest_complete(versions: VersionDirectory) -> tuple[Manifest, Checkpoint] | None:
-    """The newest version whose trainer half can be read; damaged ones are passed over, loudly."""
-    numbers = versions.numbers()
-    for number in reversed(numbers):
-        try:
-            manifest = versions.verify(number, "histories")
-            return manifest, Checkpoint.read(versions, number)
-        except VersionError as error:
-            _log.error("version %d cannot be resumed from: %s", number, error)
-    if numbers:
-        raise VersionError(
-            f"none of the versions {numbers} can be resumed from; restore one from a backup, or "
-            "move the version directory away to train anew from the earliest record"
-        )
-    return None
-
-
-def _check_tied(plan: Plan, manifest: Manifest) -> None:
-    ours, theirs = plan.tied(), manifest.settings
-    if different := [
-        f"{part}: {theirs.get(part)} there, {ours[part]} here"
-        for part in ours
-        if ours[part] != theirs.get(part)
-    ]:
-        raise ModelMismatch(
-            f"version {manifest.number} was made with other settings ({'; '.join(different)}); "
-            "restore them, or train anew into an empty version directory"
-        )
-
-
-def _check_topics(stream: Stream, manifest: Manifest) -> None:
-    for topic, identity in manifest.topic_ids.items():
-        if stream.topic_id(topic) != identity:
-            raise OffsetError(
-                f"topic {topic} is not the one that version {manifest.number} was trained from "
-                "(it was deleted and made again); train anew into an empty version directory"
-            )
+    cap = UserCap(plan.gate.user_floor, plan.gate.user_share)
+    teacher = Teacher(state, plan.types, plan.trainer, metrics, Inspection(inspection), cap)
+    teacher.observers.append(gate.observe)
+    publisher = Publisher(writer, gate, metrics)
+    operators = Operators(versions, decisions, obeyed)
+    return Trainer(stream, intake, teacher, publisher, operators, plan.trainer, metrics)

@@ -8,6 +8,7 @@ action whose impression never comes is an orphan: counted, and still part of the
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 
 import msgspec
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from service.actions import Impression, key_of
+from service.histories.erased import Erased
 from service.histories.local import Events
 
 MOST_EVENTS = 2**40
@@ -53,7 +55,8 @@ class Joiner:
         """Label the shown items that a block's actions name."""
         for t, request in enumerate(requests):
             if request is not None:
-                entry = self.open.setdefault(request, Open(int(events.at_ms_T[t])))
+                first = Open(int(events.at_ms_T[t]), int(events.user_T[t]))
+                entry = self.open.setdefault(request, first)
                 item, bit = int(events.item_T[t]), 1 << int(events.action_T[t])
                 entry.acted[item] = entry.acted.get(item, 0) | bit
 
@@ -63,6 +66,12 @@ class Joiner:
         closed = [self.open.pop(request) for request in due]
         self.orphans += sum(not entry.items for entry in closed)
         return [entry for entry in closed if entry.items]
+
+    def erase(self, erased: Erased) -> None:
+        """Drop the open requests of erased users."""
+        told = [(entry.user, entry.at_ms) for entry in self.open.values()]
+        user_N, at_ms_N = np.array(told, np.int64).reshape(-1, 2).T
+        self.open = dict(compress(self.open.items(), ~erased.covers(user_N, at_ms_N)))
 
     def state(self) -> dict[str, Tensor]:
         """Everything that later results depend on."""

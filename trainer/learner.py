@@ -113,6 +113,11 @@ class Learner:
             fused=True,
         )
 
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The dense weights in the order in which the optimizer numbers them."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
     def learn(
         self, parts: list[Batch], seed: tuple[int, ...], now_ms: int, watch: Watch | None = None
     ) -> Step:

@@ -12,9 +12,10 @@ from service.intake import Intake
 from service.metrics import TrainerMetrics
 from service.model.ranker import described
 from service.streams import Stream
-from service.versions import Manifest
+from trainer.cuts import Position
 from trainer.measures import Measures
-from trainer.publish import Position, Publisher
+from trainer.operators import Operators
+from trainer.publish import Publisher
 from trainer.reading import Read, ReadAhead
 from trainer.settings import TrainerSettings
 from trainer.teaching import Teacher
@@ -31,11 +32,13 @@ class Trainer:
         intake: Intake,
         teacher: Teacher,
         publisher: Publisher,
+        operators: Operators,
         settings: TrainerSettings,
         metrics: TrainerMetrics,
     ) -> None:
         self.stream, self.intake, self.teacher = stream, intake, teacher
-        self.publisher, self.settings, self.metrics = publisher, settings, metrics
+        self.publisher, self.operators = publisher, operators
+        self.settings, self.metrics = settings, metrics
         self.position = Position(
             intake.offsets,
             {topic: stream.topic_id(topic) for topic in intake.offsets},
@@ -58,6 +61,7 @@ class Trainer:
         if self._ran:
             raise RuntimeError("a trainer runs once; build another one to go on")
         self._ran = True
+        self._obey()
         records, wait_seconds = self.settings.block_records, self.settings.block_ms / 1000
         final = ended and (lambda: stop.is_set() or ended())
         with closing(ReadAhead(self.intake, records, wait_seconds, final)) as blocks:
@@ -66,12 +70,14 @@ class Trainer:
                     break
                 if read is not None:
                     self._train(read)
-                self.publisher.advance(whole=read is None)
-                if self._changed and self._due():
-                    self.publish()
-        if self._changed:
+                if self._due():
+                    self._obey()
+                    if self._changed or self.publisher.failed:
+                        self.publish()
+        self._obey()
+        if self._changed or self.publisher.failed:
             self.publish()
-        self.publisher.wait()
+        self.publisher.finish()
         self._measure()
 
     def publish(self) -> None:
@@ -80,15 +86,23 @@ class Trainer:
         state = self.teacher.state
         heads = state.counters["targets_trained"] > 0
         model = described(state.learner.network.settings, self.teacher.types, heads)
-        self.publisher.cut(state, self.teacher.segments.take(), self.position, model)
+        orders = self.operators.orders()
+        self.publisher.cut(state, self.teacher.segments.take(), self.position, model, orders)
         self._published_ms, self._changed = self._clock_ms(), False
         self.metrics.publish_stall_seconds.observe(time.monotonic() - began)
 
+    def _obey(self) -> None:
+        """Do what operators have decided since the last version."""
+        if self.operators.obey(self.teacher, self.publisher):
+            self._changed = True
+
     def _train(self, read: Read) -> None:
-        began, block = time.monotonic(), read.block
+        began, block = time.monotonic(), read.block.without(self.operators.erased)
         self.position = Position(
             block.offsets, self.position.topic_ids, read.largest_ms, block.watermark_ms
         )
+        if block.erased:
+            self.teacher.state.counters["erased"] += block.erased
         self._reject(block)
         self.teacher.teach(block)
         self.publisher.blocks.append(block.records)
@@ -128,13 +142,3 @@ class Trainer:
         if self.settings.publish_clock == "event":
             return float(self.position.watermark_ms)
         return time.monotonic() * 1000
-
-
-def committed(metrics: TrainerMetrics) -> Callable[[Manifest, float], None]:
-    """What the publisher calls when a version is durable."""
-
-    def note(manifest: Manifest, seconds: float) -> None:
-        metrics.version.set(manifest.number)
-        metrics.publish_seconds.observe(seconds)
-
-    return note

@@ -28,7 +28,14 @@ class TrainerSettings(Section):
     publish_clock: str = Field(
         "wall", pattern="^(wall|event)$", description="which seconds: a replay counts event time"
     )
-    keep_versions: int = Field(5, ge=2)
+    dense_seconds: float = Field(
+        20.0, ge=0, description="event time between changes of the dense weights that servers get"
+    )
+    snapshot: Literal["fp32", "fp16", "int8", "int4"] = Field(
+        "int8", description="precision of what servers get; the gate raises it where it must"
+    )
+    base_every: int = Field(64, ge=1, description="deltas behind a base, at most")
+    keep_versions: int = Field(64, ge=2)
     evaluate_rows: int = Field(64, ge=0, description="events of every fourth block scored first")
     threads: int = Field(1, ge=1, le=64, description="threads that share a batch")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where model and item table live")

@@ -5,23 +5,42 @@ Events of histories travel apart, as segments that are appended to.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from service.actions import RESERVED_KEY, Id
 from service.errors import ModelMismatch
 from service.histories.local import LocalHistories
 from service.histories.segments import Segment
 from service.metrics import resident_bytes
-from service.store import Budget, EmbeddingTable
+from service.store import Budget, EmbeddingTable, TableDelta
 from service.store.ids import OriginalIds
+from service.versions import RowIds
 from trainer.joiner import Joiner
 from trainer.learner import Learner
 
 Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class StateDelta:
+    """What has changed since the cut before, copied aside: M rows of the item table with what is
+    kept beside them, and the small parts whole."""
+
+    items: TableDelta
+    ids: RowIds
+    """Original ids of the changed rows, [M]."""
+    popularity: Tensors
+    parts: dict[str, Tensors]
+
+    def tensors(self) -> Tensors:
+        """As a checkpoint holds it: what `trainer.folding.folded` takes."""
+        kept = {"items": self.items.tensors, "ids": self.ids.to_tensors()}
+        return named({**self.parts, **kept, "popularity": self.popularity})
 
 
 @dataclass
@@ -74,20 +93,49 @@ class State:
 
     def tensors(self) -> Tensors:
         """Copies of everything but the events of histories, by name."""
-        kept = {"items": self.items.state(), "ids": self.ids.state()}
+        items = self.items.state()
+        keys_R = torch.cat([torch.tensor([RESERVED_KEY]), items["index.keys"]])
+        kept = {
+            "items": items,
+            "ids": self.ids_of(keys_R).to_tensors(),
+            "popularity": self.learner.popularity.state(),
+        }
         return named({**self.small_parts(), **kept})
 
+    def cut(self, whole: bool = False) -> StateDelta:
+        """Copy aside what has changed since the last cut, or (`whole`) everything."""
+        items = self.items.cut(whole)
+        changes = items.changes
+        return StateDelta(
+            items,
+            self.ids_of(changes.keys_M),
+            self.learner.popularity.cut(changes.rows_M),
+            self.small_parts(),
+        )
+
+    def put_back(self, delta: StateDelta) -> None:
+        """The version made of this delta failed: what it holds counts as changed again."""
+        self.items.put_back(delta.items.changes)
+
+    def ids_of(self, keys_M: Tensor) -> RowIds:
+        """The original ids of rows by their keys; of free rows and the unknown one the keys."""
+        return RowIds.from_list([self._id_of(key) for key in keys_M.tolist()])
+
+    def _id_of(self, key: int) -> Id:
+        owner = self.ids.get(key)
+        return key if owner is None else owner
+
     def small_parts(self) -> dict[str, Tensors]:
-        """Copies of everything but item rows, original ids and the events of histories."""
+        """Copies of everything but item rows, what is kept beside them and histories' events."""
         learner = self.learner
         weights = learner.network.state_dict()
         return {
             "network": {name: _copied(weight.detach()) for name, weight in weights.items()},
             "optimizer": _optimizer_state(learner.optimizer),
-            "popularity": learner.popularity.state(),
             "pool": learner.pool.state(),
             "joiner": self.joiner.state(),
             "histories": self.histories.state(),
+            "collisions": {"ids": torch.tensor(self.ids.collisions)},
         }
 
     def load(
@@ -103,18 +151,24 @@ class State:
         """
         learner = self.learner
         try:
-            learner.network.load_state_dict(_part(tensors, "network"))
+            learner.network.load_state_dict(part_of(tensors, "network"))
         except RuntimeError as error:
             raise ModelMismatch(f"the checkpoint is of another model: {error}") from None
-        _load_optimizer(learner.optimizer, _part(tensors, "optimizer"))
-        learner.items.load(_part(tensors, "items"))
-        learner.popularity.load(_part(tensors, "popularity"))
-        learner.pool.load(_part(tensors, "pool"))
-        self.joiner.load(_part(tensors, "joiner"))
-        self.ids.load(_part(tensors, "ids"))
-        self.histories.load(_part(tensors, "histories"), segments)
+        _load_optimizer(learner.optimizer, part_of(tensors, "optimizer"))
+        learner.items.load(part_of(tensors, "items"))
+        learner.popularity.load(part_of(tensors, "popularity"))
+        learner.pool.load(part_of(tensors, "pool"))
+        self.joiner.load(part_of(tensors, "joiner"))
+        self._load_ids(part_of(tensors, "ids"), int(tensors["collisions/ids"]))
+        self.histories.load(part_of(tensors, "histories"), segments)
         self.block = block
         self.counters = Counter({name: int(value) for name, value in counters.items()})
+
+    def _load_ids(self, tensors: Tensors, collisions: int) -> None:
+        rows_M = self.items.live_rows()
+        keys_M, ids = self.items.keys_of(rows_M).cpu(), RowIds.from_tensors(tensors)
+        self.ids.put(keys_M, list(ids.take(rows_M.cpu())))
+        self.ids.collisions = collisions
 
 
 def named(parts: dict[str, Tensors]) -> Tensors:
@@ -122,7 +176,8 @@ def named(parts: dict[str, Tensors]) -> Tensors:
     return {f"{part}/{n}": t for part, tensors in parts.items() for n, t in tensors.items()}
 
 
-def _part(tensors: Tensors, part: str) -> Tensors:
+def part_of(tensors: Mapping[str, Tensor], part: str) -> Tensors:
+    """One of the parts that `named` put together."""
     prefix = f"{part}/"
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 

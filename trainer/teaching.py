@@ -9,6 +9,7 @@ import torch
 from service.action_types import ActionTypes
 from service.actions import RESERVED_KEY
 from service.blocks import Block
+from service.histories.leaving import Flags
 from service.histories.local import Accepted, Events
 from service.histories.rings import Longs
 from service.histories.segments import SegmentLog
@@ -23,6 +24,7 @@ from trainer.settings import TrainerSettings
 from trainer.state import State
 from trainer.stochastic_length import StochasticLength
 from trainer.targets import TargetBatch, target_batch
+from trainer.user_cap import UserCap
 
 UNKNOWN_ITEM = RESERVED_KEY + 1
 """Key, never given a row, of events whose item's hash belongs to another item."""
@@ -53,12 +55,15 @@ class Teacher:
         settings: TrainerSettings,
         metrics: TrainerMetrics,
         inspection: Inspection,
+        cap: UserCap | None = None,
     ) -> None:
+        """`cap` bounds what one user teaches in a block; without one nobody is bound."""
         self.state, self.types, self.settings = state, types, settings
         self.metrics, self.inspection = metrics, inspection
         self.segments = SegmentLog()
         self.evaluation = Evaluation(state.learner, settings.evaluate_rows)
         self.observers: list[Callable[[Scoring], None]] = []
+        self._cap = cap
         on_cpu = state.learner.device.type == "cpu"
         self._threads = settings.threads if on_cpu else 1
         self._positive = np.array([kind.positive for kind in types.types.values()])
@@ -89,6 +94,9 @@ class Teacher:
         accepted = state.histories.append(events, block.watermark_ms)
         events, rows_T = accepted.events, rows_T[accepted.fresh_T]
         positive_T = self._positive[events.action_T] & (events.item_T != UNKNOWN_ITEM)
+        state.counters["context_only"] += int((~positive_T).sum())
+        self.metrics.actions_total.labels("unlearned").inc(int((~positive_T).sum()))
+        positive_T &= ~self._beyond_cap(events.user_T, positive_T)
         made = batches(
             context, number_T[accepted.fresh_T], accepted, positive_T, window,
             self.settings.row_budget, self._threads, self._shorten(),
@@ -100,9 +108,17 @@ class Teacher:
             step = state.learner.learn(parts, seed, now_ms, watch)
             self._note(step, "positives", sum(len(p.truth_Q) for p in parts), parts, number)
         self._observe(rows_T[positive_T], events.at_ms_T[positive_T], now_ms)
-        state.counters["context_only"] += int((~positive_T).sum())
-        self.metrics.actions_total.labels("unlearned").inc(int((~positive_T).sum()))
         return accepted
+
+    def _beyond_cap(self, user_T: Longs, positive_T: Flags) -> Flags:
+        """Positives that are not to be learned because their user has too many in this block."""
+        if self._cap is None:
+            return np.zeros_like(positive_T)
+        beyond_T = self._cap.beyond(user_T, positive_T)
+        capped = int(beyond_T.sum())
+        self.state.counters["capped"] += capped
+        self.metrics.actions_total.labels("capped").inc(capped)
+        return beyond_T
 
     def _shorten(self) -> StochasticLength | None:
         """How this block's long histories are shortened."""

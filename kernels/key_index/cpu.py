@@ -73,6 +73,9 @@ class NumbaIndex:
     def keys(self) -> Tensor:
         return torch.from_numpy(self._keys.flat)
 
+    def free(self) -> Tensor:
+        return torch.from_numpy(self._free.flat[: self._free_end])
+
     def __len__(self) -> int:
         return self.rows_end - self._free_end
 
@@ -85,8 +88,7 @@ class NumbaIndex:
         return self._shards.nbytes + self._keys.nbytes + self._free.nbytes
 
     def state(self) -> dict[str, Tensor]:
-        free = torch.from_numpy(self._free.flat[: self._free_end])
-        return {"keys": self.keys().clone(), "free": free.clone()}
+        return {"keys": self.keys().clone(), "free": self.free().clone()}
 
     def load(self, state: dict[str, Tensor]) -> None:
         self._keys, self._free = _reserved(state["keys"]), _reserved(state["free"])

@@ -86,6 +86,9 @@ class TritonIndex:
     def keys(self) -> Tensor:
         return self._keys.copy(0, self._rows_end).flatten()
 
+    def free(self) -> Tensor:
+        return self._free.copy(0, self._free_end).flatten()
+
     def __len__(self) -> int:
         return self._rows_end - self._free_end
 
@@ -99,7 +102,7 @@ class TritonIndex:
         return sum(part.nbytes for part in parts)
 
     def state(self) -> dict[str, Tensor]:
-        return {"keys": self.keys(), "free": self._free.copy(0, self._free_end).flatten()}
+        return {"keys": self.keys(), "free": self.free()}
 
     def load(self, state: dict[str, Tensor]) -> None:
         keys_R, free = (state[name].to(self._device) for name in ("keys", "free"))

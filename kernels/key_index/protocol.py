@@ -43,6 +43,11 @@ class KeyIndex(Protocol):
         to be read only; on a GPU a copy."""
         ...
 
+    def free(self) -> Tensor:
+        """Rows that are free, last freed last. On CPU a view, to be read only and true until keys
+        come or go; on a GPU a copy."""
+        ...
+
     def __len__(self) -> int:
         """Keys present."""
         ...

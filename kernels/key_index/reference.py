@@ -54,6 +54,9 @@ class ReferenceIndex:
     def keys(self) -> Tensor:
         return torch.tensor(self._key_of, dtype=torch.int64)
 
+    def free(self) -> Tensor:
+        return torch.tensor(self._free, dtype=torch.int64)
+
     def __len__(self) -> int:
         return len(self._row_of)
 
@@ -67,7 +70,7 @@ class ReferenceIndex:
         return sum(map(sys.getsizeof, containers)) + 2 * sys.getsizeof(2**62) * len(self)
 
     def state(self) -> dict[str, Tensor]:
-        return {"keys": self.keys(), "free": torch.tensor(self._free, dtype=torch.int64)}
+        return {"keys": self.keys(), "free": self.free()}
 
     def load(self, state: dict[str, Tensor]) -> None:
         self._key_of = state["keys"].tolist()

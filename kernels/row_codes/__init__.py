@@ -1,9 +1,11 @@
-"""Rows as 8-bit codes with a float16 scale and bias per row: a snapshot's form of the table.
+"""Rows as codes of 8 or 4 bits with a float16 scale and bias per row: a snapshot's form of the
+table.
 
-Scale and bias are rounded to float16 first, outwards (bias down, scale up), so that the 256 levels
-span the row and every component lies within half a scale of its code's value:
+Scale and bias are rounded to float16 first, outwards (bias down, scale up), so that the 256 or 16
+levels span the row and every component lies within half a scale of its code's value:
 `|x - decoded| <= scale / 2`, plus float32 rounding of the sum. A row that is constant at a float16
-number is exact (scale 0); at any other number it is within 2^-19 of its size, or 2^-25.
+number is exact (scale 0); at any other number it is within 2^-19 of its size, or 2^-25, with 8
+bits, and within 2^-14, or 2^-24, with 4.
 
 `code * scale` has at most 19 significant bits, so it is exact in float32 and decoding rounds once:
 every backend, with or without fused multiply-add, decodes to the same bits.
@@ -22,32 +24,45 @@ __all__ = ["Codes", "decode", "encode", "gather_decode"]
 
 _BACKENDS: dict[str, ModuleType] = {"reference": reference, "numba": cpu}
 _LARGEST = 65504.0
+_LARGEST_CODE = {8: 255, 4: 15}
+"""By bits."""
 
 
 def encode(rows_RD: Tensor, bits: int = 8, backend: str = "numba") -> Codes:
-    """Codes of float32 rows. Only 8 bits exist.
+    """Codes of float32 rows, with 8 or 4 bits.
 
-    Raises ValueError for a component that is not finite or beyond float16 (65,504).
+    Raises ValueError for a component that is not finite or beyond float16 (65,504), for other
+    bits, and for rows of odd width with 4 bits.
     """
-    if bits != 8:
-        raise ValueError(f"bits = {bits}: rows are coded with 8 bits only")
     if rows_RD.dim() != 2 or rows_RD.dtype != torch.float32:
         raise TypeError(f"rows are {rows_RD.dtype} {list(rows_RD.shape)}; pass float32 [R, D]")
+    if bits not in _LARGEST_CODE:
+        raise ValueError(f"bits = {bits}: rows are coded with 8 bits or 4")
+    if bits == 4 and rows_RD.shape[1] % 2:
+        raise ValueError(
+            f"rows are {rows_RD.shape[1]} wide: two codes of 4 bits share a byte, so the width "
+            "must be even; use 8 bits"
+        )
     rows_RD = rows_RD.detach().contiguous()
     if not rows_RD.numel():
         empty_R = torch.zeros(len(rows_RD), dtype=torch.float16)
-        return Codes(rows_RD.to(torch.uint8), empty_R, empty_R.clone())
-    chosen = pick(backend, _BACKENDS)
+        return Codes(_packed(rows_RD.to(torch.uint8), bits), empty_R, empty_R.clone(), bits)
+    chosen, largest = pick(backend, _BACKENDS), _LARGEST_CODE[bits]
     low_R, high_R = chosen.limits(rows_RD)
     _refuse_wide(low_R, high_R)
     bias_R = _floor_half(low_R + 0.0)  # + 0.0 makes a lowest component of -0.0 a plain zero
-    scale_R = _ceil_half((high_R - bias_R.float()) / 255)
-    return Codes(chosen.encode(rows_RD, scale_R.float(), bias_R.float()), scale_R, bias_R)
+    scale_R = _ceil_half((high_R - bias_R.float()) / largest)
+    codes_RD = chosen.encode(rows_RD, scale_R.float(), bias_R.float(), largest)
+    return Codes(_packed(codes_RD, bits), scale_R, bias_R, bits)
+
+
+def _packed(codes_RD: Tensor, bits: int) -> Tensor:
+    return codes_RD if bits == 8 else codes_RD[:, 0::2] | codes_RD[:, 1::2] << 4
 
 
 def decode(codes: Codes, backend: str = "numba") -> Tensor:
     """All rows, float32 [R, D]."""
-    return gather_decode(codes, torch.arange(len(codes.codes_RD)), backend)
+    return gather_decode(codes, torch.arange(len(codes.codes_RB)), backend)
 
 
 def gather_decode(codes: Codes, rows_N: Tensor, backend: str = "numba") -> Tensor:

@@ -19,20 +19,21 @@ def limits(rows_RD: Tensor) -> tuple[Tensor, Tensor]:
     return low_R, high_R
 
 
-def encode(rows_RD: Tensor, scale_R: Tensor, bias_R: Tensor) -> Tensor:
+def encode(rows_RD: Tensor, scale_R: Tensor, bias_R: Tensor, largest: int) -> Tensor:
     codes_RD = torch.empty(rows_RD.shape, dtype=torch.uint8)
     flat, codes = rows_RD.view(-1).numpy(), codes_RD.view(-1).numpy()
-    _encode(flat, scale_R.numpy(), bias_R.numpy(), np.uint64(rows_RD.shape[1]), codes)
+    width, top = np.uint64(rows_RD.shape[1]), np.float32(largest)
+    _encode(flat, scale_R.numpy(), bias_R.numpy(), width, top, codes)
     return codes_RD
 
 
 def gather_decode(codes: Codes, rows_N: Tensor) -> Tensor:
-    end, width = codes.codes_RD.shape
-    out_ND = torch.empty(len(rows_N), width)
-    rows, flat = rows_N.contiguous().numpy(), codes.codes_RD.contiguous().view(-1).numpy()
+    end, width = codes.codes_RB.shape
+    out_ND = torch.empty(len(rows_N), codes.width)
+    rows, flat = rows_N.contiguous().numpy(), codes.codes_RB.contiguous().view(-1).numpy()
     halves = codes.scale_R.view(torch.uint16).numpy(), codes.bias_R.view(torch.uint16).numpy()
-    out = out_ND.view(-1).numpy()
-    reached = _gather_decode(flat, *halves, rows, np.uint64(end), np.uint64(width), out)
+    out, decode = out_ND.view(-1).numpy(), _gather_decode if codes.bits == 8 else _gather_decode_4
+    reached = decode(flat, *halves, rows, np.uint64(end), np.uint64(width), out)
     if reached < len(rows):
         raise IndexError(f"row {rows[reached]} is outside 0 .. {end - 1}")
     return out_ND
@@ -58,13 +59,13 @@ def _ordered(bits: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _encode(rows: Any, scale: Any, bias: Any, width: Any, codes: Any) -> None:
+def _encode(rows: Any, scale: Any, bias: Any, width: Any, top: Any, codes: Any) -> None:
     for r in range(len(scale)):
         base = np.uint64(r) * width
         step = scale[r] if scale[r] > 0 else np.float32(1)
         for d in range(width):
             level = np.rint((rows[base + d] - bias[r]) / step)
-            codes[base + d] = np.uint8(min(max(level, np.float32(0)), np.float32(255)))
+            codes[base + d] = np.uint8(min(max(level, np.float32(0)), top))
 
 
 @njit(cache=True, nogil=True)
@@ -79,6 +80,26 @@ def _gather_decode(
         source, target = row * width, np.uint64(i) * width
         for d in range(width):
             out[target + d] = low + np.float32(codes[source + d]) * step
+    return len(rows)
+
+
+@njit(cache=True, nogil=True)
+def _gather_decode_4(
+    codes: Any, scale: Any, bias: Any, rows: Any, end: Any, width: Any, out: Any
+) -> int:
+    """`width` is in bytes, each of two components."""
+    for i in range(len(rows)):
+        row = np.uint64(rows[i])
+        if row >= end:
+            return i
+        step, low = _half(scale[row]), _half(bias[row])
+        source, target = row * width, np.uint64(i) * width * np.uint64(2)
+        for b in range(width):
+            pair = codes[source + b]
+            out[target + np.uint64(2) * b] = low + np.float32(pair & np.uint8(15)) * step
+            out[target + np.uint64(2) * b + np.uint64(1)] = (
+                low + np.float32(pair >> np.uint8(4)) * step
+            )
     return len(rows)
 
 

@@ -12,17 +12,24 @@ def limits(rows_RD: Tensor) -> tuple[Tensor, Tensor]:
     return low_R, high_R
 
 
-def encode(rows_RD: Tensor, scale_R: Tensor, bias_R: Tensor) -> Tensor:
-    """Nearest code of each component, ties to even; scale and bias are rounded already."""
+def encode(rows_RD: Tensor, scale_R: Tensor, bias_R: Tensor, largest: int) -> Tensor:
+    """Nearest code of each component, 0 .. `largest`, ties to even; scale and bias are rounded
+    already."""
     step_R1 = torch.where(scale_R > 0, scale_R, 1.0).unsqueeze(1)
     levels_RD = (rows_RD - bias_R.unsqueeze(1)) / step_R1
-    return levels_RD.round().clamp(0, 255).to(torch.uint8)
+    return levels_RD.round().clamp(0, largest).to(torch.uint8)
 
 
 def gather_decode(codes: Codes, rows_N: Tensor) -> Tensor:
-    outside = (rows_N < 0) | (rows_N >= len(codes.codes_RD))
+    outside = (rows_N < 0) | (rows_N >= len(codes.codes_RB))
     if outside.any():
-        raise IndexError(f"row {int(rows_N[outside][0])} is outside 0 .. {len(codes.codes_RD) - 1}")
+        raise IndexError(f"row {int(rows_N[outside][0])} is outside 0 .. {len(codes.codes_RB) - 1}")
     scale_N1 = codes.scale_R[rows_N].float().unsqueeze(1)
     bias_N1 = codes.bias_R[rows_N].float().unsqueeze(1)
-    return bias_N1 + codes.codes_RD[rows_N].float() * scale_N1
+    return bias_N1 + _unpacked(codes.codes_RB[rows_N], codes.bits).float() * scale_N1
+
+
+def _unpacked(codes_NB: Tensor, bits: int) -> Tensor:
+    if bits == 8:
+        return codes_NB
+    return torch.stack([codes_NB & 15, codes_NB >> 4], dim=2).flatten(1)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kernels.key_index import key_index
 from service.histories.local import RECENT_IDS, Events, Fresh, LocalHistories
 from service.histories.rings import Longs
 
@@ -103,15 +104,17 @@ def compacted(segment: Segment, capacity: int) -> Segment:
     time (the time-to-live is counted from it).
     """
     events, ordinal_T = segment.events, segment.ordinal_T
-    users, owner_T = np.unique(events.user_T, return_inverse=True)
+    users = key_index("numba")
+    owner_T: Longs = users.insert(torch.from_numpy(events.user_T))[0].numpy()
     newest, restart = np.zeros((2, len(users)), np.int64)
     newest[owner_T] = ordinal_T  # the last write wins: ordinals only fall at a restart
     at_T = np.arange(len(owner_T))
     np.maximum.at(restart, owner_T, np.where(ordinal_T == 0, at_T, 0))
     since_T = at_T >= restart[owner_T]
     kept_T: Fresh = (ordinal_T > newest[owner_T] - capacity) | (ordinal_T == 0)
-    kept_T[_last(owner_T, at_T, since_T & (events.id_T != 0), RECENT_IDS)] = True
-    kept_T[_last(owner_T, events.at_ms_T, since_T, 1)] = True
+    long_T = since_T & (newest[owner_T] >= capacity)  # of others the ring holds every event
+    kept_T[_last(owner_T, at_T, long_T & (events.id_T != 0), RECENT_IDS)] = True
+    kept_T[_last(owner_T, events.at_ms_T, long_T, 1)] = True
     kept_T &= since_T & ~np.isin(events.user_T, segment.forgotten)
     return Segment(events.where(kept_T), ordinal_T[kept_T], segment.forgotten)
 

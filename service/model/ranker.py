@@ -3,27 +3,34 @@
 Shapes: C candidates, R rows of the item slot, D width, A action types. One user at a time.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from kernels.attention import Events, Rows
-from kernels.key_index import key_index
 from service.action_types import ActionTypes
-from service.errors import ModelMismatch
+from service.errors import ModelMismatch, VersionError
 from service.histories.local import Histories
 from service.histories.rings import Longs
+from service.model.dense import Model
 from service.model.hstu import window_start
-from service.model.network import Encoded, Network
+from service.model.items import ItemRows, RowStep
+from service.model.network import Encoded
+from service.model.prior import COUNTS, COUNTS_ORIGIN
 from service.model.settings import ModelSettings
 from service.model.tokens import Window
-from service.versions import SlotRows, Snapshot
+from service.versions import Snapshot
+
+__all__ = [
+    "COUNTS", "COUNTS_ORIGIN", "ITEM_SLOT", "Ranker", "Scores", "Step", "described", "visible"
+]  # fmt: skip
 
 ITEM_SLOT = "item"
-PRIOR = "prior"
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ def described(model: ModelSettings, types: ActionTypes, action_heads: bool) -> d
     """What a snapshot says about its model, for `Ranker` to build it again."""
     return {
         "model": model.model_dump(mode="json"),
-        "actions": types.model_dump(mode="json"),
+        "actions": types.described(),
         "action_heads": action_heads,
     }
 
@@ -57,42 +64,75 @@ def visible(history: Histories, window: int) -> tuple[Longs, int]:
     return np.arange(first, held), before_ms
 
 
+@contextmanager
+def _explained(number: int) -> Iterator[None]:
+    """What does not fit in a version, as a ModelMismatch that names it."""
+    try:
+        yield
+    except KeyError as error:
+        raise ModelMismatch(
+            f"version {number} has no {error}: a release before this one wrote it; publish a new "
+            "one with this release's trainer"
+        ) from None
+    except (ValueError, RuntimeError) as error:
+        raise ModelMismatch(f"version {number} does not fit its settings: {error}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What turns a version into a later one, ready to be applied."""
+
+    parent: int
+    number: int
+    model: Model
+    rows: RowStep
+
+
 class Ranker:
-    """One version, ready to score. Not for several threads at once."""
+    """One version, ready to score. One thread uses it; another may prepare what comes next."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        """Build the model of a snapshot. Raises ModelMismatch if its parts do not fit together."""
+        """Build the model of a whole snapshot. Raises ModelMismatch if its parts do not fit."""
         self.number = snapshot.number
-        try:
-            self._build(snapshot)
-        except KeyError as error:
-            raise ModelMismatch(f"version {self.number} has no {error}") from None
-        except (ValueError, RuntimeError) as error:
-            raise ModelMismatch(
-                f"version {self.number} does not fit its settings: {error}"
-            ) from None
-        self.item_vectors_RD = normalize(self.items.vectors(), eps=1e-6)
-        """Unit vectors of all items in full precision; row 0 is the unknown item."""
-        self._index = key_index("numba")
-        self._index.insert(self.items.keys_R[1:])
+        with _explained(snapshot.number):
+            self.model = Model.of(snapshot)
+            self.items = ItemRows(snapshot.slots[ITEM_SLOT], self.model.prior)
+            if self.items.width != self.model.settings.dim:
+                raise ValueError(
+                    f"items are {self.items.width} wide, dim is {self.model.settings.dim}"
+                )
 
-    def _build(self, snapshot: Snapshot) -> None:
-        self.settings = ModelSettings.model_validate(snapshot.model["model"])
-        self.types = ActionTypes.model_validate(snapshot.model["actions"])
-        self.has_action_heads = bool(snapshot.model["action_heads"])
-        self.network = Network(self.settings, len(self.types.types)).eval()
-        self.network.load_state_dict(snapshot.weights())
-        self.items: SlotRows = snapshot.slots[ITEM_SLOT]
-        self.prior_R = self.items.extra[PRIOR]
-        if self.items.width != self.settings.dim or self.prior_R.dim() != 1:
-            raise ValueError(
-                f"items are {self.items.width} wide with a prior of {list(self.prior_R.shape)}, "
-                f"dim is {self.settings.dim}"
+    def prepare(self, delta: Snapshot) -> Step:
+        """Everything about the next version that can be done while this one answers.
+
+        Changes nothing. Raises VersionError for a delta of another version than this one, and
+        ModelMismatch for one that does not fit.
+        """
+        if delta.parent != self.number:
+            raise VersionError(
+                f"what version {delta.number} changes is version {delta.parent}, and version "
+                f"{self.number} is here: {_misplaced(delta, self.number)}"
             )
+        with _explained(delta.number):
+            model = Model.of(delta, self.model)
+            removed_T = delta.removed.get(ITEM_SLOT, torch.empty(0, dtype=torch.int64))
+            rows = self.items.prepare(delta.slots[ITEM_SLOT], removed_T, model.prior)
+        if model.network is not self.model.network:
+            following = copy(self)
+            following.model = model
+            following.warm()
+        return Step(self.number, delta.number, model, rows)
+
+    def apply(self, step: Step) -> None:
+        """Become the version that a step was prepared for, in a few milliseconds."""
+        if step.parent != self.number:
+            raise ValueError(f"a step from version {step.parent} was applied to {self.number}")
+        self.items.apply(step.rows)
+        self.model, self.number = step.model, step.number
 
     def rows(self, item_keys_C: Longs) -> Tensor:
         """Row of each item, 0 (the unknown row) for items without one."""
-        return self._index.lookup(torch.from_numpy(item_keys_C)) + 1
+        return self.items.rows(item_keys_C)
 
     @torch.inference_mode()
     def rank(self, history: Histories, item_keys_C: Longs, at_ms: int) -> Scores:
@@ -100,11 +140,11 @@ class Ranker:
         rows_C = self.rows(item_keys_C)
         encoded, seen = self._encode(history)
         user_D = self._user(encoded, seen, at_ms)
-        next_item_C = self._next_item(user_D, rows_C)
-        next_item_C += self.network.seen * torch.isin(rows_C, self._seen_rows(history))
-        if not self.has_action_heads:
-            return Scores(self.types.next_item_weight * next_item_C, next_item_C, None)
-        logits_CA = self.network.action_logits(
+        next_item_C = self.items.logits(user_D, rows_C)
+        next_item_C += self.model.network.seen * torch.isin(rows_C, self._seen_rows(history))
+        if not self.model.has_action_heads:
+            return Scores(self.model.types.next_item_weight * next_item_C, next_item_C, None)
+        logits_CA = self.model.network.action_logits(
             encoded, torch.arange(len(rows_C)), self.items.gather(rows_C),
             _asking(len(rows_C), seen, at_ms),
         )  # fmt: skip
@@ -112,20 +152,17 @@ class Ranker:
 
     @torch.inference_mode()
     def next_items(self, history: Histories, at_ms: int) -> Tensor:
-        """Next-item logits of every row of the item slot, [R]; row 0 is the unknown item."""
+        """Next-item logits of every row of the item slot, [R]: of the unknown item first, minus
+        infinity for rows without an item."""
         user_D = self._user(*self._encode(history), at_ms)
-        scores_R = self.item_vectors_RD @ (user_D / self.settings.temperature) + self.prior_R
-        scores_R[self._seen_rows(history)] += self.network.seen
+        scores_R = self.items.logits_of_all(user_D)
+        scores_R[self._seen_rows(history)] += self.model.network.seen
         return scores_R
 
     def warm(self) -> None:
         """Run every path once, so that the first request does not pay for compilation."""
-        keys = (
-            np.resize(self.items.keys_R[1:].numpy(), 64)
-            if len(self.items) > 1
-            else np.zeros(2, np.int64)
-        )
-        for events in (0, 1, self.settings.window):
+        keys = np.resize(np.append(self.items.live_keys()[:64], 0), 64)
+        for events in (0, 1, self.model.settings.window):
             count = np.array([events])
             history = Histories(
                 np.array([0, events]), np.resize(keys, events), np.zeros(events, np.int64),
@@ -133,9 +170,10 @@ class Ranker:
             )  # fmt: skip
             self.rank(history, keys, at_ms=events)
             self.next_items(history, at_ms=events)
+        self.items.rehearse()
 
     def _encode(self, history: Histories) -> tuple[Encoded, int]:
-        seen_T, before_ms = visible(history, self.settings.window)
+        seen_T, before_ms = visible(history, self.model.settings.window)
         item_T, at_ms_T = history.item_T[seen_T], history.at_ms_T[seen_T]
         before_ms_T = np.concatenate([[before_ms], at_ms_T[:-1]])[: len(seen_T)].astype(np.int64)
         events = Events(torch.tensor([0, len(seen_T)]), torch.from_numpy(at_ms_T))
@@ -143,28 +181,32 @@ class Ranker:
             events, torch.arange(len(seen_T)), torch.from_numpy(history.action_T[seen_T]),
             torch.from_numpy(before_ms_T),
         )  # fmt: skip
-        return self.network.encode(window, self.items.gather(self.rows(item_T))), len(seen_T)
+        return self.model.network.encode(window, self.items.gather(self.rows(item_T))), len(seen_T)
 
     def _seen_rows(self, history: Histories) -> Tensor:
         """Rows of the items in the visible history, each once; the unknown row is no item."""
-        seen_T, _ = visible(history, self.settings.window)
+        seen_T, _ = visible(history, self.model.settings.window)
         rows_U: Tensor = self.rows(history.item_T[seen_T]).unique()
         return rows_U[rows_U > 0]
 
     def _user(self, encoded: Encoded, seen: int, at_ms: int) -> Tensor:
-        return self.network.users(encoded, _asking(1, seen, at_ms))[0]
-
-    def _next_item(self, user_D: Tensor, rows_C: Tensor) -> Tensor:
-        scaled_D = user_D / self.settings.temperature
-        return self.item_vectors_RD[rows_C] @ scaled_D + self.prior_R[rows_C]
+        user_D = self.model.network.users(encoded, _asking(1, seen, at_ms))[0]
+        return user_D / self.model.settings.temperature
 
     def _combined(self, next_item_C: Tensor, logits_CA: Tensor) -> Scores:
-        score_C = self.types.next_item_weight * next_item_C
+        score_C = self.model.types.next_item_weight * next_item_C
         actions = {}
-        for a, (name, kind) in enumerate(self.types.types.items()):
+        for a, (name, kind) in enumerate(self.model.types.types.items()):
             score_C = score_C + kind.weight * logits_CA[:, a]
             actions[name] = torch.sigmoid(logits_CA[:, a])
         return Scores(score_C, next_item_C, actions)
+
+
+def _misplaced(delta: Snapshot, number: int) -> str:
+    if delta.number == number:
+        return "it comes twice"
+    after = delta.parent is not None and delta.parent > number
+    return "deltas between are missing" if after else "it is out of order"
 
 
 def _asking(rows: int, seen: int, at_ms: int) -> Rows:

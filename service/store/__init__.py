@@ -2,15 +2,16 @@
 
 `table` (one slot's table), with `settings`, `rows` (rows by key), `admission`, `waiting` and
 `counters` (which ids earn a row), `budget` and `room` (which get it), `expiry` and `eviction`
-(which lose it), `clock` (event time), `changes` (since a version), `saving` (checkpoints), `ids`
-(original ids by key), `draws` and `occurrences` (helpers). May import kernels and service.settings,
+(which lose it), `clock` (event time), `changes` and `touches` (since a version), `deltas` (what a
+version adds to its parent), `packing` (copies from a GPU), `ids` (original ids by key), `draws` and
+`occurrences` (helpers). May import kernels and service.settings,
 service.errors, service.actions; one thread owns a table at a time.
 """
 
 from service.store.budget import Budget
 from service.store.changes import Changes
+from service.store.deltas import TableDelta, folded
 from service.store.rows import Removed
-from service.store.saving import Saving
 from service.store.table import Admitted, EmbeddingTable
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "Changes",
     "EmbeddingTable",
     "Removed",
-    "Saving",
+    "TableDelta",
+    "folded",
 ]

@@ -14,8 +14,9 @@ INDEX_BYTES = 54
 """Of a key's place in the index, 16 bytes at the lowest load of 0.30."""
 KEY_BYTES, FREE_BYTES, TOMBSTONE_BYTES = 8, 8, 8
 """Of a row's key, its place among the free rows, and the note that a version must drop its key."""
-WAITING_BYTES = INDEX_BYTES + KEY_BYTES + FREE_BYTES + 8
-"""Of an id that waits: its place in an index, and a count of 4 bytes in an array that doubles."""
+WAITING_BYTES = INDEX_BYTES + KEY_BYTES + FREE_BYTES + 8 + KEY_BYTES
+"""Of an id that waits: its place in an index, a count of 4 bytes in an array that doubles, and the
+note that a version must have it."""
 
 
 class Holder(Protocol):

@@ -11,8 +11,9 @@ from kernels.rows import CHANGED, KNOWN, RowTable
 class Changes(NamedTuple):
     """Makes the version before into this one: drop the removed keys first, then write the rows.
 
-    Rows ascend, the unknown row with the reserved key is among them; so do removed keys. `new_M` is
-    True for rows that the version before does not have, `number` counts what was taken.
+    Rows ascend, the unknown row with the reserved key is always the first; so do removed keys.
+    `new_M` is True for rows that the version before does not have, `number` counts what was taken.
+    Where there is no version before, `instead_of` are the changes since the one that there was.
     """
 
     rows_M: Tensor
@@ -20,6 +21,21 @@ class Changes(NamedTuple):
     removed_keys_T: Tensor
     new_M: Tensor
     number: int
+    instead_of: "Changes | None" = None
+
+    def to(self, device: torch.device) -> "Changes":
+        """The same on another device."""
+        return self._replace(
+            rows_M=self.rows_M.to(device),
+            keys_M=self.keys_M.to(device),
+            removed_keys_T=self.removed_keys_T.to(device),
+            new_M=self.new_M.to(device),
+        )
+
+    def whole(self, rows_M: Tensor, keys_M: Tensor) -> "Changes":
+        """As if there were no version before: all rows that there are, and their keys."""
+        new_M = torch.ones_like(rows_M, dtype=torch.bool)
+        return Changes(rows_M, keys_M, self.removed_keys_T[:0], new_M, self.number, self)
 
 
 class ChangeLog:

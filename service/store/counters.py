@@ -14,7 +14,8 @@ class Counters:
 
     def __init__(self, index: KeyIndex, device: torch.device) -> None:
         self._index = index
-        self._counts_R = torch.zeros(0, dtype=torch.int32, device=device)
+        # Never empty: for a key that is absent, row 0 is read.
+        self._counts_R = torch.zeros(1, dtype=torch.int32, device=device)
 
     def has(self, keys_A: Tensor) -> Tensor:
         """Whether each key has a count here (bool [A])."""
@@ -27,6 +28,11 @@ class Counters:
         self._reserve(self._index.rows_end)
         self._counts_R[rows_A[is_new_A]] = earlier(keys_A[is_new_A])
         return count_up(self._counts_R, rows_A)
+
+    def get(self, keys_M: Tensor) -> Tensor:
+        """The count of each key, int32 [M]; 0 where it has none."""
+        rows_M = self._index.lookup(keys_M)
+        return torch.where(rows_M >= 0, self._counts_R[rows_M.clamp(min=0)], 0)
 
     def put(self, keys_M: Tensor, counts_M: Tensor) -> None:
         """Set the counts (int32) of distinct keys, whatever device they come from."""
@@ -42,6 +48,11 @@ class Counters:
         rows_M = self._index.remove(keys_M)
         return torch.where(rows_M >= 0, self._counts_R[rows_M.clamp(min=0)], 0)
 
+    def keys(self) -> Tensor:
+        """Keys that have a count."""
+        keys_R = self._index.keys()
+        return keys_R[keys_R != RESERVED_KEY]
+
     def __len__(self) -> int:
         return len(self._index)
 
@@ -52,11 +63,8 @@ class Counters:
 
     def state(self) -> dict[str, Tensor]:
         """Keys in ascending order and their counts: the same however batches were cut."""
-        keys_R = self._index.keys()
-        held_R = keys_R != RESERVED_KEY
-        keys_W, order_W = keys_R[held_R].sort()
-        counts_W = self._counts_R[: len(keys_R)][held_R][order_W]
-        return {"keys": keys_W.cpu(), "counts": counts_W.cpu()}
+        keys_W, _ = self.keys().sort()
+        return {"keys": keys_W.cpu(), "counts": self.get(keys_W).cpu()}
 
     def _reserve(self, rows: int) -> None:
         if rows > len(self._counts_R):

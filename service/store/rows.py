@@ -1,4 +1,4 @@
-"""Rows by key: an index, what its rows hold, what has changed in them, and a saving under way."""
+"""Rows by key: an index, what its rows hold, and what has changed in them."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,14 +9,15 @@ from kernels.crew import Crew
 from kernels.key_index import RESERVED_KEY, key_index
 from kernels.row_init import initial_rows
 from kernels.rows import CHANGED, KNOWN, Decay, Optimizer, row_table
-from kernels.rows.columns import names_of
+from kernels.rows.columns import DTYPES, names_of, shape_of
 from service.errors import ModelMismatch
 from service.store.changes import ChangeLog, Changes
 from service.store.occurrences import number_from_one
-from service.store.saving import Saving
 
 if TYPE_CHECKING:
     from service.store.settings import SlotSettings
+
+Tensors = dict[str, Tensor]
 
 _LONG_AGO_MS = -(2**63)
 """Last use of a row before its first occurrence is counted."""
@@ -34,8 +35,7 @@ class Removed(NamedTuple):
 class KeyedRows:
     """Row 0 is the unknown row, which nobody's key has; the index's row r is row r + 1 here.
 
-    Whatever changes a row passes through here, so that no change escapes the next version or gets
-    into a saving that began before it.
+    Whatever changes a row passes through here, so that no change escapes the next version.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class KeyedRows:
         self.table = self._empty()
         self.device, self._log = device, ChangeLog(device)
         self.nobody = Removed(*torch.empty(2, 0, dtype=torch.int64, device=device))
-        self._saving: Saving | None = None
+        self._free_kept = 0
         self.table.extend(1)
         vectors_1D = self._initial(torch.tensor([RESERVED_KEY], device=device))
         marks_1 = torch.full((1,), CHANGED, dtype=torch.uint8, device=device)
@@ -64,10 +64,10 @@ class KeyedRows:
         """Give rows to keys that have none. Returns the row of each, and the rows and keys that are
         new, each once; they start like those of ids never seen, with `earlier` occurrences."""
         index_rows_E, is_new_E = self._index.insert(keys_E)
+        self._free_kept = min(self._free_kept, self.free)
         rows_E = index_rows_E + 1
         rows_M, keys_M, at_ms_M = rows_E[is_new_E], keys_E[is_new_E], at_ms_E[is_new_E]
         self.table.extend(self._index.rows_end + 1)
-        self._before_change(rows_M)
         self.table.clear(rows_M)  # of what a late update may have left in a freed row
         columns = {
             "vectors": self._initial(keys_M),
@@ -84,65 +84,68 @@ class KeyedRows:
         rows_N = self._index.remove(keys_N) + 1
         had_N = rows_N > 0
         removed = Removed(keys_N[had_N], rows_N[had_N])
-        self._before_change(removed.rows_M)
         self._log.removed(self.table, removed.rows_M, removed.keys_M)
         self.table.clear(removed.rows_M)
         return removed
 
     def touch(self, rows_N: Tensor, at_ms_N: Tensor, decay: Decay) -> None:
         """One occurrence of each row but the unknown one."""
-        self._before_change(rows_N)
         self.table.touch(rows_N, at_ms_N, decay)
 
     def step(self, rows_N: Tensor, grads_ND: Tensor, optimizer: Optimizer, decay: Decay) -> None:
         """One step of the optimizer for each distinct row."""
-        self._before_change(rows_N)
         self.table.step(rows_N, grads_ND, optimizer, decay)
 
     def reweigh(self, factor: float) -> None:
-        """Multiply all decayed counts; a saving under way is finished first."""
+        """Multiply all decayed counts, which changes every row."""
         if factor == 1:
             return
-        if self._saving is not None:
-            self._saving.finish()
-        for first in range(0, self.end, _AT_ONCE):
-            rows_M = self._range(first, min(first + _AT_ONCE, self.end))
-            weights_M = self.table.take(rows_M, ["weight"])["weight"] * factor
-            self.table.put(rows_M, {"weight": weights_M})
+        for rows_M in self._held().split(_AT_ONCE):
+            columns = self.table.take(rows_M, ["weight", "marks"])
+            columns["weight"] *= factor
+            columns["marks"] |= CHANGED
+            self.table.put(rows_M, columns)
 
-    def changes(self) -> Changes:
-        """What has changed since the last call."""
-        rows_M = self.table.changed()
-        keys_M = self.keys_of(rows_M)
-        held_M = (keys_M != RESERVED_KEY) | (rows_M == 0)  # a late update marks a freed row, too
-        return self._log.take(self.table, rows_M[held_M], keys_M[held_M])
+    def cut(self, whole: bool) -> tuple[Changes, Tensors]:
+        """What has changed since the last call (`whole`: since there was nothing), and how `folded`
+        makes the rows and the index of then into those of now. Copies."""
+        changes = self._changes()
+        if whole:
+            rows_M, self._free_kept = self._held(), 0
+            changes = changes.whole(rows_M, self.keys_of(rows_M))
+        columns = self.table.take(changes.rows_M, self._columns)
+        free_kept, self._free_kept = self._free_kept, self.free
+        return changes, {
+            "changed.rows": changes.rows_M,
+            "changed.keys": changes.keys_M,
+            **{f"changed.columns.{name}": column for name, column in columns.items()},
+            "removed.keys": changes.removed_keys_T,
+            "free.kept": torch.tensor(free_kept),
+            "free.tail": self._index.free()[free_kept:].clone(),
+            "end": torch.tensor(self.end),
+        }
 
     def put_back(self, changes: Changes) -> None:
         """Count these changes as changes again."""
+        changes = (changes.instead_of or changes).to(self.device)
+        self._free_kept = 0
         held_M = changes.rows_M < self.end
         held_M &= self.keys_of(changes.rows_M.where(held_M, 0)) == changes.keys_M
         again_X, _ = self.find(changes.removed_keys_T)
         self._log.put_back(self.table, changes, held_M, again_X[again_X > 0])
 
-    def save(self, rest: dict[str, Tensor]) -> Saving:
-        """Begin to copy what is there now. RuntimeError while that is being done already."""
-        if self._saving is not None and not self._saving.finished:
-            raise RuntimeError("a table is saved once at a time; finish() the saving under way")
-        self._saving = self._begin_saving(rest)
-        return self._saving
+    def state(self) -> Tensors:
+        """Copies of everything on the CPU."""
+        self._changed()
+        index = {f"index.{name}": t.cpu() for name, t in self._index.state().items()}
+        return index | {f"rows.{name}": self._copied(name) for name in self._columns}
 
-    def state(self, rest: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Copies of everything, and `rest`."""
-        return self._begin_saving(rest).finish()
-
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, state: Tensors) -> None:
         """Become the rows that `state` was copied from, all of them known to the last version.
 
         ModelMismatch, changing nothing, for another width or other columns.
         """
         self._check_columns(state)
-        # A saving under way goes on with the old rows, which nobody changes any more.
-        self._saving = None
         self._index.load({name: state[f"index.{name}"] for name in ("keys", "free")})
         self.table, self._log = self._empty(), ChangeLog(self.device)
         self.table.extend(len(state["rows.weight"]))
@@ -151,8 +154,8 @@ class KeyedRows:
             end = min(first + _AT_ONCE, self.end)
             slices = {name: column[first:end].to(self.device) for name, column in columns.items()}
             self.table.put(self._range(first, end), slices)
-        live_M = torch.cat([self._range(0, 1), self.live()])
-        self.table.put(live_M, {"marks": torch.full_like(live_M, KNOWN, dtype=torch.uint8)})
+        rows_M, self._free_kept = self._held(), self.free
+        self.table.put(rows_M, {"marks": torch.full_like(rows_M, KNOWN, dtype=torch.uint8)})
 
     def keys_of(self, rows_N: Tensor) -> Tensor:
         """Key of each row; the reserved key for row 0 and free rows."""
@@ -184,23 +187,45 @@ class KeyedRows:
         rows, index, tombstones = self.table.nbytes, self._index.nbytes, self._log.nbytes
         return {"rows": rows, "index": index, "tombstones": tombstones}
 
-    def _begin_saving(self, rest: dict[str, Tensor]) -> Saving:
-        index = {f"index.{name}": t.cpu() for name, t in self._index.state().items()}
-        return Saving(self.table, self.device, index | rest)
+    def _held(self) -> Tensor:
+        """The unknown row and those that belong to keys, ascending."""
+        return torch.cat([self._range(0, 1), self.live()])
 
-    def _before_change(self, rows_N: Tensor) -> None:
-        if self._saving is not None:
-            self._saving.keep(rows_N)
-            self._saving = None if self._saving.finished else self._saving
+    def _changes(self) -> Changes:
+        unknown = self._range(0, 1)
+        marks_1 = self.table.take(unknown, ["marks"])["marks"]
+        self.table.put(unknown, {"marks": marks_1 | CHANGED})
+        return self._log.take(self.table, *self._changed())
 
-    def _check_columns(self, state: dict[str, Tensor]) -> None:
+    def _changed(self) -> tuple[Tensor, Tensor]:
+        """Changed rows that are held, ascending, and their keys. What a late update has left in
+        freed rows is overwritten."""
+        rows_M = self.table.changed()
+        keys_M = self.keys_of(rows_M)
+        held_M = (keys_M != RESERVED_KEY) | (rows_M == 0)
+        self.table.clear(rows_M[~held_M])
+        return rows_M[held_M], keys_M[held_M]
+
+    @property
+    def _columns(self) -> list[str]:
+        """Names of what a row holds for good."""
+        return [name for name in names_of(self._slot.moments) if name != "marks"]
+
+    def _copied(self, name: str) -> Tensor:
+        column_R = torch.empty(shape_of(name, self.end, self._slot.dim), dtype=DTYPES[name])
+        for first in range(0, self.end, _AT_ONCE):
+            end = min(first + _AT_ONCE, self.end)
+            column_R[first:end] = self.table.column(name, first, end)
+        return column_R
+
+    def _check_columns(self, state: Tensors) -> None:
         width, dim = state["rows.vectors"].shape[1], self._slot.dim
         if width != dim:
             raise ModelMismatch(
                 f"the saved table has dim = {width}, this one dim = {dim}; "
                 f"set dim = {width} or start from an empty directory"
             )
-        ours = sorted(set(names_of(self._slot.moments)) - {"marks"})
+        ours = sorted(self._columns)
         theirs = sorted(n.removeprefix("rows.") for n in state if n.startswith("rows."))
         if theirs != ours:
             raise ModelMismatch(

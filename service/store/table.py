@@ -13,11 +13,10 @@ from service.store.budget import Budget, row_bytes, waiting_bytes
 from service.store.changes import Changes
 from service.store.clock import Clock
 from service.store.counters import Counters
+from service.store.deltas import TableDelta
 from service.store.expiry import Sweep
 from service.store.room import Room
 from service.store.rows import KeyedRows, Removed
-from service.store.saving import Saving
-from service.store.waiting import Waiting
 
 if TYPE_CHECKING:
     from service.store.settings import SlotSettings
@@ -122,26 +121,30 @@ class EmbeddingTable:
         self._admission.forget(keys_N.unique())
         return self._rows.release(keys_N)
 
-    def changes(self) -> Changes:
-        """Take what has changed since the last call, or in all: by them, a copy of the table as it
-        was then becomes one of the present. After `load`, nothing has."""
-        return self._rows.changes()
+    def cut(self, whole: bool = False) -> TableDelta:
+        """Take what has changed since the last cut, or in all; `whole`: since there was nothing.
+
+        By it, a copy of the table as it was then becomes one of the present, and a state of then
+        that of now (`folded`). The unknown row is always part of it. After `load`, nothing else is.
+        """
+        changes, tensors = self._rows.cut(whole)
+        waiting = self._admission.waiting
+        if waiting is not None:
+            tensors |= waiting.cut(whole)
+        return TableDelta.of(changes, tensors | self._rest())
 
     def put_back(self, changes: Changes) -> None:
         """The version made of these changes failed: they count as changed again."""
         self._rows.put_back(changes)
-
-    def save(self) -> Saving:
-        """Begin to copy the table as it is now, a slice per step, while it goes on. One at a time.
-
-        At once are copied: keys by row, the free stack and waiting counts.
-        """
-        return self._rows.save(self._rest())
+        if self._admission.waiting is not None:
+            self._admission.waiting.put_back()
 
     def state(self) -> dict[str, Tensor]:
         """Copies of everything that later results depend on, settings, seed and the set of changes
         apart; on the CPU."""
-        return self._rows.state(self._rest())
+        waiting = self._admission.waiting
+        counters = {} if waiting is None else waiting.state()
+        return self._rows.state() | counters | self._rest()
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Become the table that returned `state` (of any backend), bit for bit.
@@ -150,8 +153,10 @@ class EmbeddingTable:
         """
         self._rows.load(state)
         self._rows.reweigh(self._clock.load(state))
-        for part in self._parts():
-            part.load(state)
+        self._room.load(state)
+        self._sweep.load(state)
+        if self._admission.waiting is not None:
+            self._admission.waiting.load(state)
         self.expired = int(state["expired"])
 
     @property
@@ -235,13 +240,6 @@ class EmbeddingTable:
         return earned_E if len(earned_E) else None
 
     def _rest(self) -> dict[str, Tensor]:
-        """The state of everything but rows and index."""
-        state = {"expired": torch.tensor(self.expired)} | self._clock.state()
-        for part in self._parts():
-            state |= part.state()
-        return state
-
-    def _parts(self) -> list[Room | Sweep | Waiting]:
-        waiting = self._admission.waiting
-        parts: list[Room | Sweep | Waiting] = [self._room, self._sweep]
-        return parts if waiting is None else [*parts, waiting]
+        """The small state: of everything but rows, index and ids that wait."""
+        expired = {"expired": torch.tensor(self.expired)}
+        return expired | self._clock.state() | self._room.state() | self._sweep.state()

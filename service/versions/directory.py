@@ -1,35 +1,31 @@
-"""A directory of versions: commit, list, read with every byte checked, prune.
+"""A directory of versions: commit, list, read with every byte checked, decide, prune.
 
 manifests/00000012.json      creating it is the commit of version 12
 data/00000012-9f3a1c20/...   what the draft of version 12 wrote; later versions may share it
+decisions/00000007.json      what operators decided, one file after another
 LATEST                       a hint for people and scripts: the number committed last
 """
 
 import logging
 import re
-import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
-import msgspec
 from torch import Tensor
 
 from service.errors import VersionError, VersionExists
-from service.versions.manifest import PARTS, FileEntry, Manifest, manifest_name
-from service.versions.storage import Steps, Storage, is_safe, open_storage
-from service.versions.tensors import TensorFile, pack, unpack
+from service.versions.decision_log import DecisionLog
+from service.versions.decisions import Decision, Decisions
+from service.versions.draft import DATA, Draft, private_folder
+from service.versions.manifest import Manifest, manifest_name
+from service.versions.standing import Standing
+from service.versions.storage import Steps, open_storage
+from service.versions.tensors import TensorFile, unpack
 
 _log = logging.getLogger(__name__)
+_ASIDE_VERSIONS = 1000
+"""So many versions on, prune clears what a process left that was killed while it decided."""
 _MANIFEST = re.compile(r"manifests/(\d{8,})\.json")
-_DATA = re.compile(r"data/(\d{8,})-[^/]+/(.+)")
-
-
-def _part_of(name: str) -> str | None:
-    """What a data file is for; None if it is not one."""
-    match = _DATA.fullmatch(name)
-    return match[2].partition("/")[0] if match and "/" in match[2] else None
 
 
 class VersionDirectory:
@@ -41,6 +37,8 @@ class VersionDirectory:
     def __init__(self, url: str | Path, steps: Steps = _log.debug) -> None:
         self.url = str(url)
         self._storage = open_storage(url, steps)
+        self._decided = DecisionLog(self._storage, self.url)
+        self._standing = Standing(self.manifest)
 
     def numbers(self) -> list[int]:
         """The committed versions, ascending."""
@@ -56,9 +54,15 @@ class VersionDirectory:
         name = manifest_name(number)
         return Manifest.decode(name, self._bytes(name))
 
-    def begin(self, number: int) -> "Draft":
-        """Start version `number`. Raises VersionExists unless it is above every committed one."""
+    def begin(self, number: int, decisions: int | None = None) -> Draft:
+        """Start version `number`, by a trainer that knows of so many decisions.
+
+        Raises VersionExists unless it is above every committed one, and if training branched and
+        the trainer does not know; without `decisions` the commit alone finds that out.
+        """
         self.check_newest(number - 1)
+        if decisions is not None:
+            self.check_branches(decisions)
         return Draft(self, self._storage, number)
 
     def check_newest(self, number: int) -> None:
@@ -69,6 +73,50 @@ class VersionDirectory:
                 f"version {latest} is committed in {self.url} where {number} should be the newest: "
                 "another trainer is ahead. Stop this one, or let it resume from there"
             )
+
+    def check_branches(self, known: int) -> None:
+        """Raise VersionExists if a decision above `known` lets training go on elsewhere."""
+        for generation, version in self.decisions().branches:
+            if generation > known:
+                raise VersionExists(
+                    f"decision {generation} in {self.url} lets training go on from version "
+                    f"{version}, and this trainer knows decisions up to {known}: stop it and start "
+                    "it again, it then resumes from there"
+                )
+
+    def decide(self, decision: Decision) -> int:
+        """Append an operator's decision; returns its generation.
+
+        Raises VersionError if the version it speaks of cannot be read, or an earlier decision.
+        """
+        version = getattr(decision, "version", None)
+        if version is not None:
+            self.manifest(version)
+        aside = private_folder((self.latest() or 0) + _ASIDE_VERSIONS)
+        return self._decided.append(decision, aside)
+
+    def decisions(self) -> Decisions:
+        """All decisions as of now. Raises VersionError naming one that is damaged or unknown."""
+        return self._decided.read()
+
+    def live(self) -> list[int]:
+        """The committed versions that no branch abandoned, ascending."""
+        decisions = self.decisions()
+        return self._standing.live(self.numbers(), decisions)
+
+    def servable(self) -> list[int]:
+        """Of the live versions those that can be read and are not held, or were released."""
+        decisions = self.decisions()
+        live = self._standing.live(self.numbers(), decisions)
+        return [number for number in live if self._standing.may_serve(number, decisions)]
+
+    def target(self) -> int | None:
+        """What servers must serve: the pinned version if it is there, else the newest servable."""
+        decisions, numbers = self.decisions(), self.numbers()
+        if decisions.pinned in numbers:
+            return decisions.pinned
+        live = self._standing.live(numbers, decisions)
+        return next((n for n in reversed(live) if self._standing.may_serve(n, decisions)), None)
 
     def read(self, number: int, name: str) -> dict[str, Tensor]:
         """The tensors of one file of a version, its size and SHA-256 checked on these very bytes.
@@ -106,10 +154,12 @@ class VersionDirectory:
             raise VersionError(f"{name} cannot be read from {self.url}: {error}") from error
 
     def prune(self, keep: int) -> list[int]:
-        """Remove all but the newest `keep` versions; returns the removed numbers.
+        """Remove versions that nobody needs; returns their numbers.
+
+        Kept are the newest `keep` of all, of the live and of the servable ones, and the pinned one.
 
         1. Read the manifests to keep: an unreadable one raises VersionError and nothing is removed.
-        2. Remove the others, oldest first, so that what is left is always the newest versions.
+        2. Remove the others, oldest first.
         3. Remove the data files that no kept manifest names and whose draft was numbered at or
            below the newest version. Such a draft is committed and pruned, crashed, or a racer that
            lost: numbers are never reused, so it can never commit. A draft in progress is numbered
@@ -117,106 +167,30 @@ class VersionDirectory:
         """
         if keep < 1:
             raise ValueError(f"prune must keep at least 1 version, not {keep}")
+        numbers, decisions = self.numbers(), self.decisions()
+        live = self._standing.live(numbers, decisions)
+        servable = [n for n in live if self._standing.may_serve(n, decisions)]
+        kept = {*numbers[-keep:], *live[-keep:], *servable[-keep:], decisions.pinned}
+        return self._remove([n for n in numbers if n not in kept], numbers)
+
+    def forget(self, before: int) -> list[int]:
+        """Remove every version below a number, held and pinned ones, too, as `prune` does; returns
+        their numbers. Raises ValueError unless a version at or above it is committed."""
         numbers = self.numbers()
-        kept = {name for number in numbers[-keep:] for name in self.manifest(number).files}
-        for number in numbers[:-keep]:
-            self._storage.remove(manifest_name(number))
-        for name in self._storage.names("data"):
-            match = _DATA.fullmatch(name)
-            if match and int(match[1]) <= numbers[-1] and name not in kept:
-                self._storage.remove(name)
-        return numbers[:-keep]
-
-
-class Draft:
-    """A version being written. As a context manager it removes its files if left uncommitted."""
-
-    def __init__(self, directory: VersionDirectory, storage: Storage, number: int) -> None:
-        self.number = number
-        self.files: dict[str, FileEntry] = {}
-        self._directory = directory
-        self._storage = storage
-        self._folder = f"data/{number:08d}-{secrets.token_hex(4)}"
-        self._ours = True  # as long as no manifest can name these files
-
-    def write(
-        self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
-    ) -> FileEntry:
-        """Write a tensor file; its name begins with its part, as in `histories/3.safetensors`.
-
-        `metadata` is a JSON-able object for its header. The file stands under the draft's own
-        folder, which nobody reads before the commit. Raises ValueError for a bad or repeated name.
-        """
-        full = f"{self._folder}/{name}"
-        self._check_new(full)
-        data = pack(tensors, metadata or {})
-        self._storage.write(full, data)
-        self.files[full] = FileEntry.of(data)
-        return self.files[full]
-
-    def share(self, name: str, entry: FileEntry) -> FileEntry:
-        """Take over a file of an earlier version: a key and value of its manifest's `files`."""
-        self._check_new(name)
-        self.files[name] = entry
-        return entry
-
-    def _check_new(self, name: str) -> None:
-        if _part_of(name) not in PARTS or not is_safe(name) or name in self.files:
+        if not numbers or numbers[-1] < before:
             raise ValueError(
-                f"a version cannot hold the file {name!r}: a name is used once, begins with one of "
-                f"{', '.join(PARTS)} and '/', and holds letters, digits, '.', '_' and '-' only"
+                f"the versions before {before} cannot be forgotten: no later one is committed"
             )
+        return self._remove([n for n in numbers if n < before], numbers)
 
-    def commit(self, manifest: Manifest) -> Manifest:
-        """Make the version real. Steps, in order, each safe to die after:
-
-        1. refuse if this number or a higher one is committed (VersionExists);
-        2. make the folder entries of every file durable (their contents are since `write`);
-        3. create the manifest, whole and only if absent: this is the commit. A lost race raises
-           VersionExists and the trainer must exit;
-        4. refuse if a higher number was committed meanwhile, perhaps long ago and pruned to it: the
-           trainer was overtaken in its sleep, and must exit as well;
-        5. move the LATEST hint.
-
-        Returns the manifest as committed, with its files. Announcing it and writing group offsets
-        are the caller's, in this order, after it.
-        """
-        parts = {part: [name for name in self.files if _part_of(name) == part] for part in PARTS}
-        full = msgspec.structs.replace(manifest, files=self.files, **parts)
-        if full.number != self.number:
-            raise ValueError(f"manifest {full.number} cannot commit draft {self.number}")
-        data = full.encode()
-        self._directory.check_newest(self.number - 1)
-        try:
-            self._storage.sync(name for name in self.files if name.startswith(self._folder))
-            self._create(data)
-        except FileNotFoundError:  # prepared files are only ever pruned by who is ahead
-            self._directory.check_newest(self.number - 1)
-            raise
-        self._directory.check_newest(self.number)
-        self._storage.replace("LATEST", b"%d\n" % self.number, f"{self._folder}/LATEST")
-        return full
-
-    def _create(self, data: bytes) -> None:
-        name = manifest_name(self.number)
-        self._ours = False  # an error from here on may hide a success: prune clears what it leaves
-        try:
-            self._storage.create(name, data, f"{self._folder}/manifest.json")
-        except FileExistsError:
-            # A put that was retried after a lost answer finds itself: then it is ours.
-            self._ours = self._storage.read(name) != data
-            if self._ours:
-                self._directory.check_newest(self.number - 1)
-
-    def __enter__(self) -> "Draft":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._ours:
-            for name in self._storage.names(self._folder):
+    def _remove(self, gone: list[int], numbers: Iterable[int]) -> list[int]:
+        left = sorted(set(numbers) - set(gone))
+        needed = {name for number in left for name in self._standing.files(number)}
+        for number in gone:
+            self._storage.remove(manifest_name(number))
+        for name in self._storage.names("data") if left else ():
+            match = DATA.fullmatch(name)
+            if match and int(match[1]) <= left[-1] and name not in needed:
                 self._storage.remove(name)
+        self._standing.forget(gone)
+        return gone

@@ -15,13 +15,9 @@ from typing import Annotated, Any
 import msgspec
 
 from service.errors import VersionError
+from service.versions.formats import FORMAT, Part, check_format
+from service.versions.sealing import check_seal, sealed
 from service.versions.storage import is_safe
-
-FORMAT = 1
-"""The format this release writes, of manifests and of the tensor files they name."""
-
-OLDEST_FORMAT = 1
-"""The oldest format this release still reads: the previous release's, or older."""
 
 PARTS = ("checkpoint", "snapshot", "histories")
 """What the files of a version are for. A file's name inside its draft begins with its part."""
@@ -36,9 +32,12 @@ class FileEntry(msgspec.Struct, frozen=True):
     bytes: Count
 
     @classmethod
-    def of(cls, data: builtins.bytes) -> "FileEntry":
-        """The entry that describes this content."""
-        return cls(hashlib.sha256(data).hexdigest(), len(data))
+    def of(cls, *parts: Part) -> "FileEntry":
+        """The entry that describes this content, its parts one after another."""
+        sha = hashlib.sha256()
+        for part in parts:
+            sha.update(part)
+        return cls(sha.hexdigest(), sum(map(len, parts)))
 
     def problem(self, data: builtins.bytes) -> str | None:
         """Why this content is not the one described, or None."""
@@ -57,6 +56,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     `created_at` is wall time in seconds since the epoch, for people and metrics only;
     `watermark_ms` is event time. `offsets` are the next records to read by topic and partition,
     `blocks` the records in each block since the parent, `settings` what the trainer ran with.
+
+    `checkpoint` and `snapshot` are chains: a base, and what each later version changed. `step` is
+    the file that turns the snapshot of version `snapshot_parent` into this one's: usually the last
+    of the chain, and beside it where this version has a base of its own. `held` says why servers
+    must not have it, `decisions` how many of the operators' decisions the trainer knew, and
+    `precision` what was quantized: dense tensors, and rows as `slots/NAME`.
     """
 
     number: Count
@@ -75,6 +80,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: list[str] = msgspec.field(default_factory=list)
     snapshot: list[str] = msgspec.field(default_factory=list)
     histories: list[str] = msgspec.field(default_factory=list)
+    snapshot_parent: int | None = None
+    step: str | None = None
+    held: str | None = None
+    decisions: Count = 0
+    precision: dict[str, str] = msgspec.field(default_factory=dict)
 
     def part(self, name: str) -> list[str]:
         """The file names of one of PARTS, in the order they were written or shared."""
@@ -82,15 +92,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"part {name!r} of a version is unknown; known are {', '.join(PARTS)}")
         names: list[str] = getattr(self, name)
         return names
-
-    def only(self, part: str) -> str:
-        """The one file of a part. Raises VersionError if there is another number of them."""
-        names = self.part(part)
-        if len(names) != 1:
-            raise VersionError(
-                f"version {self.number} has {len(names)} {part} files instead of one"
-            )
-        return names[0]
 
     def next_offsets(self) -> dict[str, dict[int, int]]:
         """The next record to read after this version, by topic and partition number."""
@@ -101,7 +102,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     def encode(self) -> bytes:
         """The manifest as JSON. Raises ValueError for one that could not be read back (NaN)."""
-        data = _sealed(msgspec.json.format(msgspec.json.encode(self), indent=1))
+        data = sealed(self)
         try:
             Manifest.decode(manifest_name(self.number), data)
         except VersionError as error:
@@ -114,9 +115,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def decode(cls, where: str, data: bytes) -> "Manifest":
         """Read and check a manifest. Raises VersionError naming `where` and what is wrong."""
         try:
-            check_format(where, msgspec.json.decode(data, type=_Head).format)
-            _check_seal(where, data)
-            manifest = msgspec.json.decode(data, type=cls)
+            check_format(where, _decode_head(data).format)
+            check_seal(where, data)
+            manifest = _decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise VersionError(f"{where} is not a manifest: {error}") from None
         for problem in _problems(manifest, where):
@@ -130,32 +131,14 @@ class _Head(msgspec.Struct):
     format: int
 
 
-def check_format(where: str, number: int) -> None:
-    """Raise VersionError unless this release reads files of format `number`."""
-    if not OLDEST_FORMAT <= number <= FORMAT:
-        raise VersionError(
-            f"{where} has format {number}, this release reads formats {OLDEST_FORMAT} to {FORMAT}: "
-            "read it with the release that wrote it, or publish a new version with this one"
-        )
+# Made once, here: two threads that decode a type for the first time at once can crash msgspec.
+_decode_head = msgspec.json.Decoder(_Head).decode
+_decode = msgspec.json.Decoder(Manifest).decode
 
 
 def manifest_name(number: int) -> str:
     """Where the manifest of a version stands."""
     return f"manifests/{number:08d}.json"
-
-
-_SEAL = b',\n "sha256": "'
-
-
-def _sealed(data: bytes) -> bytes:
-    body = data.removesuffix(b"\n}")
-    return body + _SEAL + hashlib.sha256(body).hexdigest().encode() + b'"\n}\n'
-
-
-def _check_seal(where: str, data: bytes) -> None:
-    body, _, _ = data.rpartition(_SEAL)
-    if data != _sealed(body):
-        raise VersionError(f"{where} was altered: its last member is not the SHA-256 of the rest")
 
 
 def _problems(manifest: Manifest, where: str) -> Iterable[str]:
@@ -168,3 +151,9 @@ def _problems(manifest: Manifest, where: str) -> Iterable[str]:
         for name in manifest.part(part):
             if name not in manifest.files:
                 yield f"lists {name!r} under {part} but has no SHA-256 for it"
+    if manifest.step is not None and manifest.step not in manifest.files:
+        yield f"names the step {manifest.step!r} but has no SHA-256 for it"
+    for name in ("parent", "snapshot_parent"):
+        before = getattr(manifest, name)
+        if before is not None and not 0 <= before < manifest.number:
+            yield f"has version {before} as its {name}, which does not come before it"

@@ -4,14 +4,18 @@ The seam between versions and disks. Names are relative to the root, with `/` be
 """
 
 import contextlib
+import errno
 import os
 import re
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import fsspec
+
+from service.errors import SettingsError
+from service.versions.formats import Part
+from service.versions.objects import FsspecStorage
 
 Steps = Callable[[str], None]
 """Told of every completed change of the storage: a log line, or where a crash test kills."""
@@ -29,13 +33,18 @@ def is_safe(name: str) -> bool:
 
 
 class Storage(Protocol):
-    """What versions ask of a filesystem. `FileNotFoundError` from `read` if a name is absent."""
+    """What versions ask of a filesystem.
+
+    `FileNotFoundError` from `read` if a name is absent. Whatever else goes wrong is an `OSError`
+    that names the path, the reason and a remedy.
+    """
 
     def read(self, name: str) -> bytes:
         """The whole file."""
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file nobody else writes; its content survives power loss after `sync`."""
+    def write(self, name: str, *parts: Part) -> None:
+        """Write a file nobody else writes, its parts one after another; its content survives power
+        loss after `sync`."""
 
     def sync(self, names: Iterable[str]) -> None:
         """Return when the folder entries of these files survive power loss."""
@@ -53,17 +62,46 @@ class Storage(Protocol):
         """Remove a file; it may be gone already."""
 
     def names(self, folder: str) -> list[str]:
-        """Every file below a folder, sorted; none if there is no such folder."""
+        """Every file below a folder, sorted, as of now; none if there is no such folder."""
 
 
 def open_storage(url: str | Path, steps: Steps) -> Storage:
-    """A local path (or file:// url) gives `LocalStorage`, any other url `FsspecStorage`."""
+    """A local path (or file:// url) gives `LocalStorage`, any other url `FsspecStorage`.
+
+    Raises SettingsError for a url that fsspec, as it is installed, cannot open.
+    """
     if isinstance(url, Path) or "://" not in url:
         return LocalStorage(Path(url), steps)
     if url.startswith(("file://", "local://")):
         return LocalStorage(Path(url.partition("://")[2]), steps)
-    filesystem, root = fsspec.core.url_to_fs(url)
+    try:
+        filesystem, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    except (ImportError, ValueError) as error:
+        raise SettingsError(f"versions cannot be kept in {url}: {error}") from None
     return FsspecStorage(filesystem, root, steps)
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space there",
+    errno.EDQUOT: "free some space there, or raise the quota",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EROFS: "mount it for writing",
+    errno.EACCES: "let the user of this process read and write there",
+    errno.EPERM: "let the user of this process write there, and use a filesystem with hard links",
+    errno.EIO: "look at the system's log: the disk may be failing",
+}
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Add path and remedy to what the system says."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REMEDIES:
+            raise
+        reason = f"{os.strerror(error.errno)}; {_REMEDIES[error.errno]}"
+        raise OSError(error.errno, reason, error.filename or str(path)) from error
 
 
 class LocalStorage:
@@ -74,19 +112,18 @@ class LocalStorage:
         self._steps = steps
 
     def read(self, name: str) -> bytes:
-        return (self._root / name).read_bytes()
+        with _naming(self._root / name):
+            return (self._root / name).read_bytes()
 
-    def write(self, name: str, data: bytes) -> None:
-        self._write(name, data)
-        self._steps(f"write {name}")
-
-    def _write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, *parts: Part) -> None:
         path = self._root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        with _naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                file.writelines(parts)
+                file.flush()
+                os.fsync(file.fileno())
+        self._steps(f"write {name}")
 
     def sync(self, names: Iterable[str]) -> None:
         folders = {path for name in names for path in Path(name).parents}
@@ -100,40 +137,50 @@ class LocalStorage:
     def create(self, name: str, data: bytes, aside: str) -> None:
         self.write(aside, data)
         path = self._root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.link(self._root / aside, path)
+        with _naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.link(self._root / aside, path)
         self._steps(f"link {name}")
         self.sync([name])
         self.remove(aside)
 
     def replace(self, name: str, data: bytes, aside: str) -> None:
         self.write(aside, data)
-        (self._root / aside).replace(self._root / name)
+        with _naming(self._root / name):
+            (self._root / aside).replace(self._root / name)
         _remove_if_empty((self._root / aside).parent)
         self._steps(f"replace {name}")
 
     def remove(self, name: str) -> None:
         path = self._root / name
-        path.unlink(missing_ok=True)
+        with _naming(path):
+            path.unlink(missing_ok=True)
         for folder in list(path.relative_to(self._root).parents)[:-2]:
             if not _remove_if_empty(self._root / folder):
                 break
         self._steps(f"remove {name}")
 
     def names(self, folder: str) -> list[str]:
-        return sorted(
-            str(Path(parent, file).relative_to(self._root))
-            for parent, _, files in os.walk(self._root / folder)
-            for file in files
-        )
+        with _naming(self._root / folder):
+            return sorted(
+                str(Path(parent, file).relative_to(self._root))
+                for parent, _, files in os.walk(self._root / folder, onerror=_unless_gone)
+                for file in files
+            )
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with _naming(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _remove_if_empty(folder: Path) -> bool:
@@ -142,52 +189,3 @@ def _remove_if_empty(folder: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-class FsspecStorage:
-    """A filesystem behind fsspec (memory://, s3://, ...), where a put is whole and durable.
-
-    `create` asks for fsspec's `mode="create"`: a conditional put where the filesystem has one. The
-    lock makes it exact within one process, which is all that memory:// needs.
-    """
-
-    _lock = threading.Lock()
-
-    def __init__(self, filesystem: Any, root: str, steps: Steps) -> None:
-        self._files = filesystem
-        self._root = root.rstrip("/")
-        self._steps = steps
-
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
-
-    def read(self, name: str) -> bytes:
-        return bytes(self._files.cat_file(self._path(name)))
-
-    def write(self, name: str, data: bytes) -> None:
-        self._files.pipe_file(self._path(name), data)
-        self._steps(f"write {name}")
-
-    def sync(self, names: Iterable[str]) -> None:
-        self._steps("sync folders")
-
-    def create(self, name: str, data: bytes, aside: str) -> None:
-        with self._lock:
-            self._files.pipe_file(self._path(name), data, mode="create")
-        self._steps(f"create {name}")
-
-    def replace(self, name: str, data: bytes, aside: str) -> None:
-        self._files.pipe_file(self._path(name), data)
-        self._steps(f"replace {name}")
-
-    def remove(self, name: str) -> None:
-        try:
-            self._files.rm_file(self._path(name))
-        except FileNotFoundError:
-            return
-        self._steps(f"remove {name}")
-
-    def names(self, folder: str) -> list[str]:
-        self._files.invalidate_cache()
-        found: list[str] = self._files.find(self._path(folder))
-        return sorted(path.removeprefix(f"{self._root}/") for path in found)

@@ -20,9 +20,9 @@ from service.model.hstu import window_start
 from service.model.ranker import Ranker, described
 from service.settings import Settings
 from trainer.build import Plan
-from trainer.copying import snapshot_of
 from trainer.inspection import Inspection
 from trainer.joiner import Open
+from trainer.snapshots import snapshot_of
 from trainer.state import State
 from trainer.targets import TargetBatch, target_batch
 from trainer.teaching import Scoring, Teacher

@@ -100,7 +100,7 @@ class IndexAgainstDict(RuleBasedStateMachine):
         keys = [key_of.get(row, RESERVED_KEY) for row in range(self.end)]
         for index in self.indexes.values():
             assert index.keys().tolist() == index.state()["keys"].tolist() == keys
-            assert index.state()["free"].tolist() == self.free
+            assert index.free().tolist() == index.state()["free"].tolist() == self.free
             assert (len(index), index.rows_end) == (len(self.row_of), self.end)
 
     def _insert_one(self, key: int) -> tuple[int, bool]:

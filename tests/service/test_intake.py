@@ -18,6 +18,7 @@ from service.action_types import ActionTypes
 from service.actions import MAX_ID_BYTES, MAX_LIST, key_of
 from service.blocks import MAX_TEXT_SHOWN, Block
 from service.errors import OffsetError
+from service.histories.erased import Erased
 from service.intake import Intake, IntakeSettings
 from service.streams import LocalStream, LocalStreamSettings
 
@@ -473,3 +474,102 @@ def test_more_records_than_one_read_returns_are_taken_in_order(stream_of: Stream
     payloads = [action(item=n) for n in range(count)]
     stream.append("actions", 0, payloads, NOW_MS)
     assert whole(stream).items == list(range(count))
+
+
+def test_records_of_erased_users_are_counted_and_leave_no_payload(stream_of: Streams) -> None:
+    stream = stream_of()
+    then, later = NOW - 1, NOW + 1
+    sent = [
+        action(user="gone", at=then, item=1, request="r-1"),
+        action(user="gone", at=NOW, item=2),
+        action(user="gone", at=later, item=3, request="r-3"),
+        action(user="other", at=then, item=4, request="r-4"),
+        action(user=7, at=then, item=5),
+        action(user="7", at=then, item=6),
+    ]
+    stream.append("actions", 0, sent, NOW_MS)
+    shown = [("gone", then), ("other", then), ("gone", later)]
+    lists = [impression(user=u, at=at, request=f"{u} {at}") for u, at in shown]
+    stream.append("impressions", 0, lists, NOW_MS)
+    read = whole(stream)
+    block = read.without(Erased.of({key_of("gone"): NOW_MS, 7: NOW_MS}))
+    assert block.items == [3, 4, 6]
+    assert block.events.item_T.tolist() == [3, 4, 6]
+    assert block.events.user_T.tolist() == [key_of("gone"), key_of("other"), key_of("7")]
+    assert block.requests == ["r-3", "r-4", None]
+    assert [(one.user, one.at) for one in block.impressions] == [("other", then), ("gone", later)]
+    assert (block.erased, block.records, block.rejected) == (4, 9, [])
+    assert (block.offsets, block.watermark_ms) == (read.offsets, read.watermark_ms)
+
+
+WRONG = {
+    "unknown action": action(user="gone", action="tap"),
+    "no item": action(user="gone", item=...),
+    "empty item": action(user="gone", item=""),
+    "too late": action(user="gone", at=NOW - 40 * 24 * HOUR),
+    "in 2099, but appended before": action(user="gone", at=4_070_908_800),
+    "time no number": action(user="gone", at="now"),
+    "time in milliseconds": action(user="gone", at=NOW_MS),
+    "no time": action(user="gone", at=...),
+    "a broken field": action(user="gone", context={"a": {"b": 1}}),
+}
+
+
+def test_what_is_wrong_with_an_erased_users_record_is_not_told_either(stream_of: Streams) -> None:
+    stream = stream_of()
+    others = [payload.replace(b"gone", b"here") for payload in WRONG.values()]
+    nobodys = [b"{", action(user=""), action(user=1.5), b"\xff" + action(user="gone")]
+    stream.append("actions", 0, [*WRONG.values(), *others, *nobodys], NOW_MS)
+    stream.append("actions", 0, [action(user="gone", action="tap", at=NOW + 9)], NOW_MS + 9000)
+    stream.append("impressions", 0, [impression(user="gone", items=[])], NOW_MS)
+    read = whole(stream)
+    block = read.without(Erased.of({key_of("gone"): NOW_MS}))
+    assert len(read.rejected) - len(block.rejected) == block.erased == len(WRONG) + 1
+    told = [one.payload.encode() for one in block.rejected if one.reason != "bad_json"]
+    assert told == [*others, *nobodys[1:3], action(user="gone", action="tap", at=NOW + 9)]
+    assert block.without(Erased.of({key_of("here"): NOW_MS})).erased == len(read.rejected) - 5
+
+
+def test_without_anyone_erased_a_block_is_itself(stream_of: Streams) -> None:
+    stream = stream_of()
+    fill(stream, 1, seed=4)
+    block = whole(stream)
+    assert block.without(Erased.of({})) is block
+    assert block.without(Erased.of({key_of("nobody"): 2**60})) is block
+
+
+def test_old_actions_appended_again_stay_erased_wherever_they_are_appended(
+    stream_of: Streams,
+) -> None:
+    """However late they are: what is too late would else be told with its payload."""
+    stream = stream_of(2)
+    old = [action(user="gone", at=NOW - n * 24 * HOUR) for n in range(60)]
+    for partition in range(2):
+        stream.append("actions", partition, old, NOW_MS + 3_600_000)
+    block = whole(stream).without(Erased.of({key_of("gone"): NOW_MS}))
+    assert (len(block.events), block.rejected, block.erased) == (0, [], 120)
+
+
+@settings(max_examples=30, derandomize=True, deadline=None)
+@given(st.data())
+def test_whose_record_it_is_can_be_told_or_not_but_stops_nothing(
+    tmp_path_factory: Any, data: st.DataObject
+) -> None:
+    def mutated(payload: bytes) -> bytes:
+        broken = bytearray(payload)
+        for place, byte in data.draw(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 255)))):
+            broken[place % len(broken)] = byte
+        return bytes(broken)
+
+    stream = LocalStream(tmp_path_factory.mktemp("log"))
+    try:
+        stream.append("actions", 0, [mutated(action(user="gone")) for _ in range(12)], NOW_MS)
+        stream.append("impressions", 0, [mutated(impression(user="gone"))], NOW_MS)
+        read = whole(stream)
+    finally:
+        stream.close()
+    block = read.without(Erased.of({key_of("gone"): NOW_MS}))
+    left = len(block.events) + len(block.impressions) + len(block.rejected)
+    assert left + block.erased == block.records == 13
+    assert len(block.suspects) == len(block.rejected)
+    assert key_of("gone") not in block.events.user_T[block.events.at_ms_T <= NOW_MS]

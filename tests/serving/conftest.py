@@ -20,10 +20,10 @@ from service.client import Client
 from service.histories.local import Events
 from service.histories.segments import Segment
 from service.model.network import Network
-from service.model.ranker import described
+from service.model.ranker import COUNTS, COUNTS_ORIGIN, described
 from service.model.settings import ModelSettings
 from service.settings import Settings
-from service.versions import Manifest, SlotRows, Snapshot, VersionDirectory
+from service.versions import Manifest, RowIds, SlotRows, Snapshot, VersionDirectory
 from serving.app import create_app
 from serving.server import Server
 
@@ -60,14 +60,14 @@ class Publisher:
         rows = SlotRows(
             keys_R,
             torch.randn(len(keys_R), MODEL.dim) * 0.1,
-            {"prior": torch.zeros(len(keys_R))},
-            ["", *items],
+            {COUNTS: torch.zeros(len(keys_R), len(MODEL.priors))},
+            RowIds.from_list(["", *items]),
         )
         dense = {name: weight.detach() for name, weight in network.state_dict().items()}
-        says = model or described(MODEL, types, heads)
-        snapshot = Snapshot(number, says, dense, {"item": rows})
-        if precision == "int8":
-            snapshot = snapshot.quantized()
+        says = {**(model or described(MODEL, types, heads)), COUNTS_ORIGIN: 0}
+        snapshot = Snapshot(number, says, dense, {"item": rows}).quantized(
+            {"slots/item": precision}
+        )
         with self.directory.begin(number) as draft:
             snapshot.write(draft)
             if history is not None:
@@ -86,7 +86,8 @@ class Publisher:
 
     def snapshot_file(self, number: int) -> Path:
         """Where the snapshot of a version lies."""
-        return self.data / "versions" / self.directory.manifest(number).only("snapshot")
+        [name] = self.directory.manifest(number).snapshot
+        return self.data / "versions" / name
 
 
 @dataclass

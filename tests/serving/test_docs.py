@@ -7,6 +7,8 @@ import pytest
 
 from serving.batches import PostedAction, PostedImpression
 from serving.messages import (
+    HeldVersion,
+    PinAnswer,
     RankAnswer,
     RankRequest,
     RecommendRequest,
@@ -23,7 +25,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 
 def test_every_route_is_documented_with_its_statuses(site):
     paths = site.http.get("/openapi.json").json()["paths"]
-    assert len(paths) == 8
+    assert len(paths) == 10
     for path, methods in paths.items():
         for method, operation in methods.items():
             assert f"{method.upper()} {path}" in TEXT
@@ -47,7 +49,7 @@ def test_the_interactive_page_is_there(site):
 
 @pytest.mark.parametrize(
     "kind", [RankRequest, RecommendRequest, RankAnswer, ScoredItem, ServedVersion, VersionsAnswer,
-             RejectedRecord, ServingSettings]
+             HeldVersion, PinAnswer, RejectedRecord, ServingSettings]
 )  # fmt: skip
 def test_every_field_is_documented(kind):
     for name in kind.model_fields:

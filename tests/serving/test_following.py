@@ -88,7 +88,7 @@ def test_a_manifest_of_a_later_format_is_refused(site, publish):
     path = publish.data / "versions" / "manifests" / f"{manifest.number:08d}.json"
     site.until_version(2)
     later = publish.data / "versions" / "manifests" / "00000003.json"
-    later.write_text(path.read_text().replace('"format": 1', '"format": 99'))
+    later.write_text(path.read_text().replace('"format": 2', '"format": 99'))
     assert "format" in refused(site, 3)["reason"]
     assert refusals(site, "format") == 1
 

@@ -2,17 +2,20 @@
 
 import threading
 import time
+from contextlib import contextmanager
 
 import msgspec
+import numpy as np
 import pytest
 
 from service.action_types import ActionTypes
-from service.actions import Action
+from service.actions import Action, key_of
 from service.histories.local import LocalHistories
 from service.histories.settings import HistorySettings
 from service.intake import IntakeSettings
 from service.metrics import Readings, ServingMetrics
 from service.streams.local import LocalStream
+from service.versions.decisions import Erase
 from serving.engine import Engine, Tables
 from serving.fresh import HistoryFollower
 from serving.settings import ServingSettings
@@ -25,9 +28,60 @@ def scores(site, user, **more):
     return {scored["item"]: scored["score"] for scored in answer["items"]}
 
 
-def encoded(user):
-    """A click of now, as it stands in the log."""
-    return msgspec.json.encode(Action(user=user, item="i3", action="click", at=time.time()))
+def encoded(user, at=None):
+    """A click, by default of now, as it stands in the log."""
+    at = time.time() if at is None else at
+    return msgspec.json.encode(Action(user=user, item="i3", action="click", at=at))
+
+
+class Following:
+    """A history follower alone, on a real stream and a real version directory."""
+
+    def __init__(self, directory, data, histories=None):
+        self.directory, self.stream = directory, LocalStream(data / "stream")
+        self.histories = LocalHistories(HistorySettings()) if histories is None else histories
+        self.metrics = ServingMetrics()
+        self.engine = Engine(Tables(self.histories), 8)
+        self.follower = HistoryFollower(
+            directory, self.stream, self.engine, self.metrics, ActionTypes(), IntakeSettings(),
+            ServingSettings(poll_seconds=0.01),
+        )  # fmt: skip
+
+    def until(self, holds):
+        deadline = time.monotonic() + 20
+        while not holds():
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+    def append(self, payloads):
+        """Append to the log, and return when they were read."""
+        read = self.metrics.history_records_total._value
+        expected = read.get() + len(payloads)
+        self.stream.append("actions", 0, payloads)
+        self.follower.wake()
+        self.until(lambda: read.get() == expected)
+
+    def erase(self, user, before):
+        """Decide, and return when the follower has obeyed."""
+        decision = Erase(user=key_of(user), before_ms=round(before * 1000), at=before)
+        number = self.directory.decide(decision)
+        self.until(lambda: self.follower.obeyed >= number)
+
+    def events(self, user):
+        """Event times that are kept of a user, in seconds."""
+        read = self.engine.do(lambda tables: tables.histories.read(np.array([key_of(user)]), 512))
+        return (read.at_ms_T / 1000).tolist()
+
+
+@contextmanager
+def following(directory, data, histories=None):
+    server = Following(directory, data, histories)
+    server.engine.start()
+    server.follower.start()
+    yield server
+    server.follower.close()
+    server.engine.close()
+    server.stream.close()
 
 
 def applied(site):
@@ -87,7 +141,7 @@ def test_histories_are_restored_from_the_version_and_the_log_after_it(
 def test_a_version_with_damaged_histories_lends_an_older_ones(publish, run_site, segment):
     publish(1, history=segment("u2", ["i5"]))
     manifest = publish(2, history=segment("u2", ["i6"]))
-    (publish.data / "versions" / manifest.only("histories")).write_bytes(b"nothing")
+    (publish.data / "versions" / manifest.histories[0]).write_bytes(b"nothing")
     with run_site() as site:
         site.until_ready()
         assert scores(site, "u2") != scores(site, "nobody")
@@ -129,23 +183,10 @@ def test_a_block_that_cannot_be_applied_does_not_end_all_freshness(publish, tmp_
                 raise ValueError("broken")
             return super().append(*arguments)
 
-    tables, metrics = Tables(Failing(HistorySettings())), ServingMetrics()
-    engine, stream = Engine(tables, 8), LocalStream(tmp_path / "stream")
-    follower = HistoryFollower(
-        publish.directory, stream, engine, metrics, ActionTypes(), IntakeSettings(),
-        ServingSettings(),
-    )  # fmt: skip
-    engine.start()
-    follower.start()
-    for number in range(2):
-        stream.append("actions", 0, [encoded(number)])
-        follower.wake()
-        while metrics.history_records_total._value.get() <= number:
-            time.sleep(0.01)
-    follower.close()
-    engine.close()
-    stream.close()
-    assert len(tables.histories) == 1
+    with following(publish.directory, tmp_path, Failing(HistorySettings())) as server:
+        for number in range(2):
+            server.append([encoded(number)])
+        assert len(server.histories) == 1
 
 
 def test_actions_and_rankings_at_once_lose_nothing(site, clicks):
@@ -160,3 +201,67 @@ def test_actions_and_rankings_at_once_lose_nothing(site, clicks):
     for thread in threads:
         thread.join()
     site.until(lambda: applied(site) == 80)
+
+
+def test_an_erased_user_is_forgotten_at_once_and_old_actions_stay_out(publish, tmp_path):
+    now = float(int(time.time()))
+    with following(publish.directory, tmp_path) as server:
+        server.append([encoded(user, now - n) for n in range(3) for user in ("gone", "here")])
+        server.erase("gone", before=now)
+        assert server.events("gone") == []
+        assert len(server.events("here")) == 3
+        server.append([encoded("gone", now - 1), encoded("gone", now), encoded("gone", now + 2)])
+        assert server.events("gone") == [now + 2]
+        server.erase("here", before=now - 1)
+        assert server.events("here") == [now]
+        assert server.events("gone") == [now + 2]
+
+
+def test_a_server_that_starts_erases_what_an_older_version_still_holds(publish, tmp_path, segment):
+    publish(1, history=segment("gone", ["i1", "i2"]), offsets={"actions": {"0": 0}})
+    now = time.time()
+    for user in ("gone", "nobody"):
+        publish.directory.decide(Erase(user=key_of(user), before_ms=round(now * 1000), at=now))
+    with following(publish.directory, tmp_path) as server:
+        server.append([encoded("gone", now - 5), encoded("here", now - 5)])
+        assert server.follower.caught_up.is_set()
+        assert server.follower.obeyed == 2
+        assert server.events("gone") == []
+        assert server.events("here") == [pytest.approx(now - 5, abs=1e-3)]
+
+
+def damage_decision(data, number):
+    path = data / "versions" / "decisions" / f"{number:08d}.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    return lambda: path.write_bytes(whole)
+
+
+def test_no_ranking_from_restored_histories_before_the_decisions_can_be_read(
+    publish, tmp_path, segment
+):
+    publish(1, history=segment("gone", ["i1", "i2"]))
+    now = time.time()
+    publish.directory.decide(Erase(user=key_of("gone"), before_ms=round(now * 1000), at=now))
+    mend = damage_decision(publish.data, 1)
+    with following(publish.directory, tmp_path) as server:
+        assert not server.follower.caught_up.wait(0.3)
+        assert server.follower.obeyed == 0
+        mend()
+        server.follower.wake()
+        assert server.follower.caught_up.wait(20)
+        assert server.events("gone") == []
+
+
+def test_a_decision_that_cannot_be_read_stops_no_freshness(publish, tmp_path):
+    now = float(int(time.time()))
+    with following(publish.directory, tmp_path) as server:
+        server.erase("gone", before=now)
+        publish.directory.decide(Erase(user=key_of("here"), before_ms=round(now * 1000), at=now))
+        mend = damage_decision(publish.data, 2)
+        server.append([encoded("here", now), encoded("gone", now), encoded("third", now)])
+        assert server.events("gone") == []
+        assert server.events("third") == [now]
+        mend()
+        server.until(lambda: server.follower.obeyed == 2)
+        assert server.events("here") == []

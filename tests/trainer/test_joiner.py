@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from service.actions import Id, Impression, key_of
+from service.histories.erased import Erased
 from service.histories.local import Events
 from trainer.joiner import Joiner, Open
 
@@ -95,3 +96,31 @@ def test_a_loaded_joiner_goes_on_like_the_one_that_was_saved(joiner: Joiner) -> 
     assert (again.open, list(again.open)) == (joiner.open, list(joiner.open))
     assert again.close(99_000) == joiner.close(99_000)
     assert again.orphans == joiner.orphans == 1
+
+
+def test_open_requests_of_erased_users_are_dropped_and_others_close_as_before(
+    joiner: Joiner,
+) -> None:
+    joiner.shown(
+        [
+            shown("a", 5.0, "x", user="gone"),
+            shown("b", 5.0, "x", user="other"),
+            shown("c", 6.0, "x", user="gone"),
+        ]
+    )
+    acted(joiner, ("b", "x", CLICK, 5500), ("c", "x", CLICK, 6500))
+    joiner.erase(Erased.of({key_of("gone"): 5000, 9: 9000}))
+    assert list(joiner.open) == ["b", "c"]
+    assert [entry.user for entry in joiner.close(99_000)] == [key_of("other"), key_of("gone")]
+    joiner.erase(Erased.of({key_of("gone"): 5000}))
+    assert (joiner.open, joiner.orphans) == ({}, 0)
+
+
+def test_an_action_of_an_erased_user_that_still_waits_for_its_list_is_dropped(
+    joiner: Joiner,
+) -> None:
+    column = np.zeros(2, np.int64)
+    user_T = np.array([key_of("gone"), key_of("other")])
+    joiner.acted(Events(user_T, column, column, column + 5000, column), ["r", "s"])
+    joiner.erase(Erased.of({key_of("gone"): 5000}))
+    assert list(joiner.open) == ["s"]

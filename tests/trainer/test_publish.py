@@ -6,13 +6,14 @@ import pytest
 
 from service.errors import VersionExists
 from service.histories.segments import MERGE
-from service.versions import Checkpoint, Snapshot
+from service.versions import Checkpoint, Snapshot, fold
 from tests.trainer.workshop import Workshop, settings, told
 
 
 def levels(workshop: Workshop) -> list[int]:
     newest = workshop.versions.numbers()[-1]
-    found: list[int] = Checkpoint.read(workshop.versions, newest).meta["segment_levels"]
+    manifest = workshop.versions.manifest(newest)
+    found: list[int] = Checkpoint.chain(workshop.versions, manifest)[-1].meta["segment_levels"]
     return found
 
 
@@ -90,3 +91,56 @@ def test_a_manifest_says_where_it_stands_and_which_blocks_led_there(workshop: Wo
     blocks = [records for manifest in manifests for records in manifest.blocks]
     assert set(blocks[:-1]) == {64}
     assert manifest.counters["records"] == story.records
+
+
+@pytest.mark.parametrize("base_every", [1, 3, 64])
+def test_chains_of_deltas_are_the_state_and_nothing_else(
+    workshop: Workshop, base_every: int
+) -> None:
+    """Rows come, change, expire and come back; servers and a new trainer have the very state."""
+    workshop.sections = settings(
+        store={"item": {"ttl_seconds": 60, "min_count": 2}},
+        trainer={
+            "publish_seconds": 20, "base_every": base_every, "snapshot": "fp32",
+            "dense_seconds": 0, "keep_versions": 5, "sweep_rows": 64,
+        },
+    )  # fmt: skip
+    workshop.tell(told(900, items=400))
+    trainer = workshop.train()
+    state, newest = trainer.teacher.state, workshop.versions.numbers()[-1]
+    assert state.items.expired > 100
+    manifests = [workshop.versions.manifest(n) for n in workshop.versions.numbers()]
+    assert any(len(manifest.checkpoint) > 1 for manifest in manifests)
+    assert max(len(manifest.snapshot) for manifest in manifests) <= base_every + 1
+    rows = Snapshot.read(workshop.versions, newest).slots["item"]
+    assert sorted(rows.keys_R[1:].tolist()) == sorted(state.items.live_keys().tolist())
+    assert rows.vectors()[1:].equal(state.items.gather(state.items.lookup(rows.keys_R[1:])))
+    assert workshop.digest() == workshop.digest(trainer)
+
+
+def test_a_step_leads_from_the_parents_snapshot_to_the_next(workshop: Workshop) -> None:
+    """With a new base beside it, too: who serves the parent need not read that."""
+    workshop.sections = settings(
+        trainer={"publish_seconds": 20, "base_every": 2, "keep_versions": 9}
+    )
+    workshop.tell(told(400))
+    workshop.train()
+    versions, bases = workshop.versions, 0
+    for number in versions.numbers()[1:]:
+        manifest = versions.manifest(number)
+        assert (manifest.step, manifest.snapshot_parent) != (None, None)
+        step = Snapshot.read_file(versions, manifest, str(manifest.step))
+        whole = fold([Snapshot.read(versions, number - 1), step])
+        assert same(whole, Snapshot.read(versions, number))
+        bases += len(manifest.snapshot) == 1
+    assert bases >= 2
+
+
+def same(one: Snapshot, other: Snapshot) -> bool:
+    """Whether servers would have the same of both, whatever the order of rows."""
+    rows, others = one.slots["item"], other.slots["item"]
+    order, places = rows.keys_R.argsort(), others.keys_R.argsort()
+    pairs = [(rows.keys_R, others.keys_R), (rows.vectors(), others.vectors())]
+    pairs += [(rows.extra[name], others.extra[name]) for name in rows.extra]
+    weights = [(weight, other.weights()[name]) for name, weight in one.weights().items()]
+    return all(a[order].equal(b[places]) for a, b in pairs) and all(a.equal(b) for a, b in weights)

@@ -8,9 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.errors import ModelMismatch, OffsetError, SettingsError, VersionError
+from service.action_types import ActionTypes
+from service.errors import InputError, ModelMismatch, OffsetError, SettingsError, VersionError
+from service.model.ranker import Ranker
+from service.settings import Settings
 from service.streams import LocalStream
+from service.versions import Snapshot
 from tests.trainer.workshop import Crash, Told, Workshop, settings, told
+from trainer.build import build
 
 LONG = settings(
     store={"item": {"ttl_seconds": 300, "min_count": 2}},
@@ -145,10 +150,9 @@ def test_without_a_readable_version_the_trainer_says_so(trained: Workshop) -> No
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model": {"layers": 2}}, "model: .*'layers': 1.* there, .*'layers': 2.* here"),
+        ({"model": {"layers": 2}}, "model.layers: 1 there, 2 here"),
         ({"actions": {"types": {"click": {}, "hide": {"positive": False}}}}, "actions: .*'like'"),
-        ({"histories": {"capacity": 128}}, "histories: .*64.* there, .*128.* here"),
-        ({"store": {"item": {"min_count": 3}}}, "item: .*'min_count': 1.*'min_count': 3"),
+        ({"store": {"item": {"optimizer": "adam"}}}, "item.optimizer: adagrad there, adam here"),
     ],
 )
 def test_a_version_of_other_settings_is_refused_with_the_difference(
@@ -157,6 +161,41 @@ def test_a_version_of_other_settings_is_refused_with_the_difference(
     trained.sections = settings(**changes)
     with pytest.raises(ModelMismatch, match=said):
         trained.restored()
+
+
+TYPES = {"click": {}, "like": {"weight": 2.0}, "hide": {"positive": False, "weight": -1.0}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"histories": {"capacity": 128}},
+        {"store": {"item": {"min_count": 3}}},
+        {"actions": {"types": {**TYPES, "share": {"weight": 3.0}}}},
+    ],
+    ids=["capacity", "min_count", "actions"],
+)
+def test_settings_that_can_change_do(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """And what was learned stays: the next version is whole and serves."""
+    kinds = {"actions": {"types": TYPES}}
+    workshop = Workshop(tmp_path, settings(**kinds))
+    workshop.tell(told(400))
+    before = workshop.train(stop_after=4).teacher.state
+    workshop.sections = settings(**(kinds | changes))
+    with workshop.training() as trainer:
+        after = trainer.teacher.state
+        assert len(after.items) == len(before.items)
+        keys = before.items.live_keys()
+        rows = after.items.lookup(keys)
+        assert after.items.gather(rows).equal(before.items.gather(before.items.lookup(keys)))
+    workshop.train()
+    newest = workshop.versions.latest()
+    assert newest is not None
+    snapshot = Snapshot.read(workshop.versions, newest)
+    served = ActionTypes.of_description(snapshot.model["actions"])
+    assert list(served.codes) == list(workshop.sections["actions"]["types"])
+    Ranker(snapshot).warm()
+    assert workshop.digest() == workshop.digest(workshop.restored())
 
 
 def test_a_topic_that_was_made_again_is_refused(trained: Workshop) -> None:
@@ -173,8 +212,37 @@ def test_a_stream_that_ends_before_the_version_is_refused(trained: Workshop) -> 
     with closing(LocalStream(trained.root / "stream")) as stream:
         stream.partitions("actions")
     (trained.root / "stream/actions/topic.json").write_bytes(identity)
-    with pytest.raises(OffsetError, match=r"offset 20\d of actions/0 is outside the stream"):
+    with pytest.raises(OffsetError, match=r"offset 20\d of actions/0, .* is outside the stream"):
         trained.restored()
+
+
+@pytest.mark.parametrize("begin", ["earliest", "2024-11-20T10:00:30"])
+def test_lost_records_are_passed_over_when_that_is_asked_for(
+    trained: Workshop, begin: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first segment of the log has aged out: what was learned stays, the rest is learned."""
+    shutil.rmtree(trained.root / "stream" / "actions")
+    trained.tell(told(300, seed=5))
+    with closing(trained.stream()) as stream:
+        trainer = build(
+            Settings(trained.sections), stream, trained.versions, trained.root / "skipped", begin
+        )
+        first = trainer.position.offsets["actions"][0]
+        appended = [record.append_ms for record in stream.read("actions", 0, first, 1)]
+    if begin == "earliest":
+        assert first == 0
+    else:
+        assert first > 0
+        assert appended[0] >= 1_732_096_830_000
+    assert "goes on at offset" in caplog.text
+
+
+def test_a_beginning_that_cannot_be_read_is_refused(trained: Workshop) -> None:
+    with closing(trained.stream()) as stream, pytest.raises(InputError, match="--from tomorrow"):
+        build(
+            Settings(trained.sections), stream, trained.versions, trained.root / "skipped",
+            "tomorrow",
+        )  # fmt: skip
 
 
 def test_a_window_that_histories_cannot_fill_is_refused(tmp_path: Path) -> None:

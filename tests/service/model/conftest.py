@@ -12,9 +12,10 @@ from service.actions import RESERVED_KEY
 from service.histories.local import Events, Histories, LocalHistories
 from service.histories.settings import HistorySettings
 from service.model.network import Network
-from service.model.ranker import ITEM_SLOT, PRIOR, Ranker, described
+from service.model.ranker import COUNTS, COUNTS_ORIGIN, ITEM_SLOT, Ranker, described
 from service.model.settings import ModelSettings
 from service.versions import SlotRows, Snapshot
+from tests.service.model.catalogue import Catalogue
 
 NOW_MS = 1_732_096_800_000
 SMALL = {"dim": 16, "layers": 3, "heads": 2, "qk_width": 8, "v_width": 12, "window": 16}
@@ -62,10 +63,26 @@ def snapshot_of(network_of: NetworkOf) -> SnapshotOf:
         rows = SlotRows(
             torch.tensor([RESERVED_KEY, *range(100, 99 + items)]),
             torch.randn(items, network.settings.dim, generator=make),
-            {PRIOR: torch.randn(items, generator=make)},
+            {COUNTS: 9 * torch.rand(items, 3, generator=make)},
         )
         told = described(network.settings, types or ActionTypes(), action_heads)
-        return Snapshot(7, told, dict(network.state_dict()), {ITEM_SLOT: rows})
+        told[COUNTS_ORIGIN] = NOW_MS - 3_600_000
+        slots = {ITEM_SLOT: rows}
+        return Snapshot(7, told, dict(network.state_dict()), slots, at_ms=NOW_MS)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def catalogue_of(network_of: NetworkOf) -> Callable[..., Catalogue]:
+    """Items that change, and the model of `network_of`."""
+
+    def build(seed: int = 0, action_heads: bool = True, **model: Any) -> Catalogue:
+        network = network_of(seed, **model)
+        told = described(network.settings, ActionTypes(), action_heads)
+        half_lives = len(network.settings.priors)
+        make, dense = np.random.default_rng(seed), dict(network.state_dict())
+        return Catalogue(network.settings.dim, half_lives, told, dense, make)
 
     return build
 

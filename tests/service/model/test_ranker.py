@@ -13,7 +13,7 @@ from service.action_types import ActionType, ActionTypes
 from service.errors import ModelMismatch
 from service.histories.local import Histories
 from service.model.hstu import window_start
-from service.model.ranker import ITEM_SLOT, PRIOR, Ranker, Scores, visible
+from service.model.ranker import COUNTS, COUNTS_ORIGIN, ITEM_SLOT, Ranker, Scores, visible
 from service.versions import Snapshot
 
 RankerOf = Callable[..., Ranker]
@@ -24,9 +24,9 @@ NOW_MS = 1_732_096_800_000
 WINDOW = 16
 # Logits up to 1 / temperature = 20, sums of up to 48 products in fp32: 20 * 2^-24 * 8 is 1e-5.
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
-COUNTS = (0, 1, 2, 15, 16, 17, 21, 63, 100)
+LENGTHS = (0, 1, 2, 15, 16, 17, 21, 63, 100)
 
-each_count = pytest.mark.parametrize("count", COUNTS)
+each_count = pytest.mark.parametrize("count", LENGTHS)
 
 
 VARIANTS: list[dict[str, Any]] = [
@@ -102,7 +102,7 @@ def test_events_that_have_left_the_window_change_nothing(
     ranker: Ranker, history_of: HistoryOf
 ) -> None:
     keys = np.array([100, 120])
-    for count in COUNTS:
+    for count in LENGTHS:
         short, long = history_of(count), history_of(count, most=300)
         a, b = ranker.rank(short, keys, NOW_MS), ranker.rank(long, keys, NOW_MS)
         assert all(torch.equal(columns(a)[name], columns(b)[name]) for name in columns(a))
@@ -175,10 +175,14 @@ def test_quantized_versions_rank_too(
     snapshot_of: SnapshotOf, history_of: HistoryOf, next_item_from: str
 ) -> None:
     exact = snapshot_of(next_item_from=next_item_from)
+    matrices = [name for name, weight in exact.dense.items() if weight.ndim == 2]
+    precision = dict.fromkeys([*matrices, f"slots/{ITEM_SLOT}"], "int8") | {
+        "actions.weight": "fp32"
+    }
     keys = np.arange(100, 139)
     a, b = (
         Ranker(snapshot).rank(history_of(9), keys, NOW_MS).score_C
-        for snapshot in (exact, exact.quantized(exact=["actions.weight", "prior"]))
+        for snapshot in (exact, exact.quantized(precision))
     )
     assert torch.corrcoef(torch.stack([a, b]))[0, 1] > 0.99
 
@@ -213,9 +217,9 @@ def _other_width(s: Snapshot) -> Snapshot:
     return replace(s, slots={ITEM_SLOT: replace(items, codes=items.vectors()[:, :8].contiguous())})
 
 
-def _two_priors(s: Snapshot) -> Snapshot:
+def _two_counts(s: Snapshot) -> Snapshot:
     items = s.slots[ITEM_SLOT]
-    return replace(s, slots={ITEM_SLOT: replace(items, extra={PRIOR: torch.zeros(len(items), 2)})})
+    return replace(s, slots={ITEM_SLOT: replace(items, extra={COUNTS: torch.zeros(len(items), 2)})})
 
 
 MISFITS: dict[str, tuple[Callable[[Snapshot], Snapshot], str]] = {
@@ -229,7 +233,7 @@ MISFITS: dict[str, tuple[Callable[[Snapshot], Snapshot], str]] = {
     ),
     "another action type": (
         lambda s: replace(
-            s, model=s.model | {"actions": {"types": {"click": {}}, "next_item_weight": 1}}
+            s, model=s.model | {"actions": ActionTypes(types={"click": ActionType()}).described()}
         ),
         "size mismatch for actions.weight",
     ),
@@ -251,12 +255,16 @@ MISFITS: dict[str, tuple[Callable[[Snapshot], Snapshot], str]] = {
     ),
     "no settings": (lambda s: replace(s, model={}), "version 7 has no 'model'"),
     "no items": (lambda s: replace(s, slots={}), "version 7 has no 'item'"),
-    "no prior": (
+    "no counts": (
         lambda s: replace(s, slots={ITEM_SLOT: replace(s.slots[ITEM_SLOT], extra={})}),
-        "version 7 has no 'prior'",
+        "version 7 has no 'counts': a release before this one wrote it; publish a new one",
     ),
-    "two priors": (_two_priors, r"a prior of \[40, 2\]"),
-    "items of another width": (_other_width, "items are 8 wide .*dim is 16"),
+    "counts from nowhere": (
+        lambda s: replace(s, model=without(s.model, COUNTS_ORIGIN)),
+        "version 7 has no 'counts_origin_ms': a release before this one wrote it",
+    ),
+    "counts of two half-lives": (_two_counts, r"item counts are \[40, 2\] where 40 rows have 3"),
+    "items of another width": (_other_width, "items are 8 wide, dim is 16"),
 }
 
 

@@ -296,6 +296,8 @@ class Oracle:
             self._start_clock(watermark_ms)
         self.clock.now_ms = max(self.clock.now_ms, watermark_ms)
         moved = self.clock.move_landmark()
+        if moved:
+            self.version.changed |= self.held.keys()
         for held in self.held.values():
             held.weight = Single(math.ldexp(held.weight, -moved))
 

@@ -131,7 +131,7 @@ def _turns(table: EmbeddingTable, capacity: int) -> Iterator[EmbeddingTable]:
             rows_N = table.admit(part_N, torch.full((len(part_N),), now_ms)).rows_N
             table.update(rows_N, torch.ones(len(rows_N), table.settings.dim))
         table.expire(now_ms, 2 * capacity)
-        table.changes()
+        table.cut()
         now_ms += TURN_MS
         yield table
 

@@ -60,5 +60,7 @@ def fresh(key: int) -> Tensor:
 
 
 def same(state: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    """Whether two states are equal bit for bit."""
-    return state.keys() == other.keys() and all(torch.equal(state[n], other[n]) for n in state)
+    """Whether two states are equal bit for bit, and of the same types."""
+    return state.keys() == other.keys() and all(
+        state[n].dtype == other[n].dtype and torch.equal(state[n], other[n]) for n in state
+    )

@@ -73,7 +73,7 @@ def test_many_rows_take_no_more_than_they_are_charged() -> None:
     store = EmbeddingTable(slot, 1)
     for first in range(0, 300_000, 50_000):
         store.admit(torch.arange(first, first + 50_000), at(50_000))
-        store.changes()
+        store.cut()
     store.remove(torch.arange(0, 300_000, 2))
     assert store.nbytes <= store.charged_bytes + RANGES * HUGE_BYTES
     assert store.nbytes >= 0.6 * store.charged_bytes

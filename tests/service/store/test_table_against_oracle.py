@@ -33,7 +33,7 @@ class TableAgainstOracle(RuleBasedStateMachine):
     @initialize(slot=st.sampled_from(SLOTS), cap=st.sampled_from(CAPS))
     def build(self, slot: dict[str, object], cap: tuple[int | None, str]) -> None:
         self.walk = walk_of(KINDS, slot, *cap)
-        self.now_ms, self.fresh, self.saved_at_once = START_MS, 1000, 1
+        self.now_ms, self.fresh = START_MS, 1000
 
     @rule(count=st.integers(1, 300), again=st.integers(0, 3), seed=SEEDS)
     def new_ids_come(self, count: int, again: int, seed: int) -> None:
@@ -51,21 +51,14 @@ class TableAgainstOracle(RuleBasedStateMachine):
     def ids_are_erased(self, size: int, seed: int) -> None:
         self.walk.remove(random.Random(seed).choices(POOL, k=size))
 
-    @rule(lands=st.booleans(), seed=SEEDS)
-    def publish(self, lands: bool, seed: int) -> None:
+    @rule(lands=st.booleans(), whole=st.booleans(), seed=SEEDS)
+    def publish(self, lands: bool, whole: bool, seed: int) -> None:
         if self.walk.failed:
             self.walk.put_back()
         elif lands:
-            self.walk.publish()
+            self.walk.publish(whole)
         else:
-            self.walk.publish_in_vain()
-        self.train(seed)
-
-    @precondition(lambda self: not self.walk.saving)
-    @rule(rows=st.sampled_from([1, 3, 30]), seed=SEEDS)
-    def save(self, rows: int, seed: int) -> None:
-        self.walk.start_saving()
-        self.saved_at_once = rows
+            self.walk.publish_in_vain(whole)
         self.train(seed)
 
     @precondition(lambda self: self.walk.saved)
@@ -74,7 +67,6 @@ class TableAgainstOracle(RuleBasedStateMachine):
         self.walk.restore(turn)
         self.train(seed)
 
-    @precondition(lambda self: not self.walk.saving)
     @rule(name=st.sampled_from(list(KINDS)), seed=SEEDS)
     def restart(self, name: str, seed: int) -> None:
         self.walk.restart(name)
@@ -98,7 +90,6 @@ class TableAgainstOracle(RuleBasedStateMachine):
     def all_agree(self) -> None:
         if hasattr(self, "walk"):
             self.walk.check()
-            self.walk.go_on_saving(self.saved_at_once)
 
 
 TestTableAgainstOracle = TableAgainstOracle.TestCase

@@ -1,4 +1,8 @@
-"""A walk: the same operations on an oracle and on tables of several backends, compared at once."""
+"""A walk: the same operations on an oracle and on tables of several backends, compared at once.
+
+Each table has two followers, made of its cuts alone: a replica of its vectors by key, and its state
+as `folded` makes it.
+"""
 
 import copy
 import math
@@ -13,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kernels.key_index import RESERVED_KEY
-from service.store import Budget, Changes, EmbeddingTable
+from service.store import Budget, EmbeddingTable, TableDelta, folded
 from service.store.budget import row_bytes, waiting_bytes
 from service.store.settings import CapSettings, SlotSettings
 from tests.service.store.oracle import Oracle, Version
@@ -38,7 +42,7 @@ class Kind:
 
 @dataclass
 class Saved:
-    """A state that was saved, and all that it must bring back."""
+    """The states of a version, and all that they must bring back."""
 
     oracle: Oracle
     states: dict[str, dict[str, Tensor]]
@@ -53,7 +57,7 @@ class Others:
 
 @dataclass
 class Walk:
-    """Tables side by side, each with a budget, a replica fed by its changes, and one oracle."""
+    """Tables side by side, each with a budget and its followers, and one oracle."""
 
     slot: SlotSettings
     kinds: dict[str, Kind]
@@ -66,9 +70,8 @@ class Walk:
         self.budgets: dict[str, Budget] = {}
         self.tables = {name: self._table(name) for name in self.kinds}
         self.replicas: dict[str, dict[int, Tensor]] = {name: {} for name in self.tables}
-        self.failed: tuple[dict[str, Changes], Version] | None = None
-        self.saving: dict[str, Any] = {}
-        self.before_saving: Saved | None = None
+        self.states: dict[str, dict[str, Tensor]] = {name: {} for name in self.tables}
+        self.failed: tuple[dict[str, TableDelta], Version] | None = None
 
     # --- operations -------------------------------------------------------------------------
 
@@ -114,67 +117,35 @@ class Walk:
         for table in self.tables.values():
             assert _pairs(table.remove(_longs(keys))) == gone
 
-    def publish(self) -> None:
-        """Take what has changed and bring the replicas up to date with it."""
-        taken = self._take_changes()
-        for name, changes in taken.items():
-            replica, table = self.replicas[name], self.tables[name]
-            for key in changes.removed_keys_T.tolist():
-                replica.pop(key, None)
-            vectors_MD = table.gather(changes.rows_M)
-            replica.update(zip(changes.keys_M.tolist(), vectors_MD.cpu(), strict=True))
-            live = {RESERVED_KEY: 0, **{key: row for row, key in self.oracle.by_row()}}
-            assert {key for key in replica if key != RESERVED_KEY} == set(self.oracle.held)
-            found_MD = table.gather(_longs([live[key] for key in replica]).to(vectors_MD.device))
-            assert torch.equal(torch.stack(list(replica.values())), found_MD.cpu())
+    def publish(self, whole: bool = False) -> None:
+        """Cut a version and bring the followers up to date with it: from nothing, if it is whole.
+        They are the tables of now."""
+        taken = self._cut(whole)
+        self.saved = Saved(copy.deepcopy(self.oracle), {})
+        for name, delta in taken.items():
+            self._follow(name, delta, whole)
+            self.saved.states[name] = self.tables[name].state()
+            state = folded({} if whole else self.states[name], delta.tensors)
+            expect_same_state(state, self.saved.states[name], f"{name}, folded")
+            self.states[name] = state
 
-    def publish_in_vain(self) -> None:
-        """Take what has changed for a version that will fail."""
+    def publish_in_vain(self, whole: bool = False) -> None:
+        """Cut a version that will fail."""
         if self.failed is None:
             expected = copy.deepcopy(self.oracle.version)
-            self.failed = self._take_changes(), expected
+            self.failed = self._cut(whole), expected
 
     def put_back(self) -> None:
         """The version has failed."""
         if self.failed is not None:
             taken, expected = self.failed
-            for name, changes in taken.items():
-                self.tables[name].put_back(changes)
+            for name, delta in taken.items():
+                self.tables[name].put_back(delta.changes)
             self.oracle.put_back(expected)
             self.failed = None
 
-    def start_saving(self) -> None:
-        """Begin to save, if that is not being done; what comes of it is known already."""
-        if not self.saving:
-            states = {name: table.state() for name, table in self.tables.items()}
-            self.before_saving = Saved(copy.deepcopy(self.oracle), states)
-            self.saving = {name: table.save() for name, table in self.tables.items()}
-
-    def go_on_saving(self, rows: int) -> None:
-        """Copy some rows more."""
-        for saving in self.saving.values():
-            done = saving.step(rows)
-            assert done == saving.finished
-        if self.saving and all(saving.finished for saving in self.saving.values()):
-            self.finish_saving()
-
-    def finish_saving(self) -> None:
-        """What was saved is the table as it was when the saving began, bit for bit."""
-        if self.saving:
-            assert self.before_saving is not None
-            for name, saving in self.saving.items():
-                state = saving.state() if saving.finished else saving.finish()
-                expect_same_state(state, self.before_saving.states[name], name)
-            self.saved, self.saving, self.before_saving = self.before_saving, {}, None
-
-    def save(self) -> None:
-        """Save at once."""
-        self.finish_saving()
-        states = {name: table.state() for name, table in self.tables.items()}
-        self.saved = Saved(copy.deepcopy(self.oracle), states)
-
     def restore(self, turn: int) -> None:
-        """Go back to what was saved last: all tables from the state that one of them saved."""
+        """Go back to the last version: all tables from what became of the deltas of one of them."""
         if self.saved is None:
             return
         state = list(self.saved.states.values())[turn % len(self.tables)]
@@ -182,7 +153,7 @@ class Walk:
         for name in self.kinds:
             self._load(name, state)
         self.oracle.restored()
-        self.saving, self.before_saving, self.failed = {}, None, None
+        self.failed = None
         keys = [RESERVED_KEY, *(key for _, key in self.oracle.by_row())]
         rows = [0, *(row for row, _ in self.oracle.by_row())]
         for name, table in self.tables.items():
@@ -191,14 +162,25 @@ class Walk:
 
     def restart(self, name: str) -> None:
         """One of the tables goes on from its own state, the others as if nothing had happened."""
-        self.finish_saving()
         self.publish()
-        self._load(name, self.tables[name].state())
+        self._load(name, self.states[name])
 
     def _load(self, name: str, state: dict[str, Tensor]) -> None:
         self.tables[name] = self._table(name)
         self.tables[name].load(state)
         expect_same_state(self.tables[name].state(), state, f"{name}, restored")
+        self.states[name] = {each: tensor.clone() for each, tensor in state.items()}
+
+    def _follow(self, name: str, delta: TableDelta, whole: bool) -> None:
+        replica, changes = {} if whole else self.replicas[name], delta.changes
+        for key in changes.removed_keys_T.tolist():
+            replica.pop(key, None)
+        replica.update(zip(changes.keys_M.tolist(), delta.columns["vectors"], strict=True))
+        live = {RESERVED_KEY: 0, **{key: row for row, key in self.oracle.by_row()}}
+        assert replica.keys() == live.keys()
+        found_MD = self.tables[name].gather(_longs([live[key] for key in replica])).cpu()
+        assert torch.equal(torch.stack(list(replica.values())), found_MD)
+        self.replicas[name] = replica
 
     # --- comparisons ------------------------------------------------------------------------
 
@@ -300,19 +282,19 @@ class Walk:
                 expect_same_state(state, expected, f"{name} and {other}")
             by_backend.setdefault(backend, (name, state))
 
-    def _take_changes(self) -> dict[str, Changes]:
+    def _cut(self, whole: bool) -> dict[str, TableDelta]:
         """What each table gives out is what the oracle expects."""
         if self.failed is not None:
             self.put_back()
-        rows = [(0, RESERVED_KEY)] if RESERVED_KEY in self.oracle.version.changed else []
-        rows += [pair for pair in self.oracle.by_row() if pair[1] in self.oracle.version.changed]
-        removed = sorted(self.oracle.version.gone)
-        self.oracle.take_changes()
-        taken = {name: table.changes() for name, table in self.tables.items()}
-        for changes in taken.values():
-            pairs = list(zip(changes.rows_M.tolist(), changes.keys_M.tolist(), strict=True))
-            assert pairs == rows
-            assert sorted(changes.removed_keys_T.tolist()) == removed
+        version = self.oracle.take_changes()
+        pairs = [p for p in self.oracle.by_row() if whole or p[1] in version.changed]
+        removed = [] if whole else sorted(version.gone)
+        taken = {name: table.cut(whole) for name, table in self.tables.items()}
+        for delta in taken.values():
+            changes = delta.changes
+            found = list(zip(changes.rows_M.tolist(), changes.keys_M.tolist(), strict=True))
+            assert found == [(0, RESERVED_KEY), *pairs]
+            assert changes.removed_keys_T.tolist() == removed
         return taken
 
     # --- the cap ----------------------------------------------------------------------------
@@ -389,6 +371,7 @@ def expect_same_state(found: dict[str, Tensor], expected: dict[str, Tensor], wha
     """Two states are equal bit for bit."""
     assert found.keys() == expected.keys(), what
     for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype, f"{name} of {what}"
         assert torch.equal(found[name], tensor), f"{name} of {what}"
 
 

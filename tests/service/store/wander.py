@@ -6,9 +6,8 @@ from service.store.budget import row_bytes
 from tests.service.store.walk import START_MS, Walk, gradients
 
 OFTEN = {
-    "admit": 400, "update": 250, "expire": 120, "remove": 20, "publish": 20, "publish_in_vain": 10,
-    "put_back": 10, "start_saving": 10, "go_on_saving": 60, "restore": 3, "restart": 10,
-    "others_take_memory": 10,
+    "admit": 400, "update": 250, "expire": 120, "remove": 20, "publish": 60, "publish_whole": 5,
+    "publish_in_vain": 10, "put_back": 10, "restore": 3, "restart": 10, "others_take_memory": 10,
 }  # fmt: skip
 """How often each is done, of the sum of all."""
 
@@ -43,7 +42,7 @@ class Wanderer:
             if step % check_every == 0:
                 self.walk.check()
                 self.walk.settle()
-        self.walk.finish_saving()
+        self.walk.publish()
         self.walk.check()
 
     def _keys(self) -> list[int]:
@@ -77,17 +76,14 @@ class Wanderer:
     def _publish(self, keys: list[int]) -> None:
         self.walk.publish()
 
+    def _publish_whole(self, keys: list[int]) -> None:
+        self.walk.publish(whole=True)
+
     def _publish_in_vain(self, keys: list[int]) -> None:
-        self.walk.publish_in_vain()
+        self.walk.publish_in_vain(whole=self._draw.random() < 0.3)
 
     def _put_back(self, keys: list[int]) -> None:
         self.walk.put_back()
-
-    def _start_saving(self, keys: list[int]) -> None:
-        self.walk.start_saving()
-
-    def _go_on_saving(self, keys: list[int]) -> None:
-        self.walk.go_on_saving(self._draw.choice([1, 20, 200]))
 
     def _restore(self, keys: list[int]) -> None:
         self.walk.restore(self._draw.randrange(3))

@@ -9,10 +9,19 @@ import pytest
 import torch
 
 from service.actions import RESERVED_KEY
-from service.versions import Checkpoint, Manifest, SlotRows, Snapshot, VersionDirectory
+from service.versions import (
+    Checkpoint,
+    Manifest,
+    RowIds,
+    SlotRows,
+    Snapshot,
+    VersionDirectory,
+)
 
 ManifestOf = Callable[..., Manifest]
 Publish = Callable[..., Manifest]
+
+INT8 = {"layers.0.weight": "int8", "slots/item": "int8"}
 
 
 @pytest.fixture
@@ -56,7 +65,7 @@ def snapshot_of() -> Callable[[int], Snapshot]:
             "head.weight": torch.randn(2, width, generator=make),
         }
         prior = {"prior": torch.randn(rows, generator=make)}
-        slots = {"item": SlotRows(keys, vectors, prior, ids)}
+        slots = {"item": SlotRows(keys, vectors, prior, RowIds.from_list(ids))}
         return Snapshot(number, {"dim": width, "layers": 1}, dict(dense), slots)
 
     return build
@@ -68,8 +77,8 @@ def publish(manifest_of: ManifestOf, snapshot_of: Callable[[int], Snapshot]) -> 
 
     def commit(directory: VersionDirectory, number: int, **changes: Any) -> Manifest:
         with directory.begin(number) as draft:
-            Checkpoint({"step": torch.tensor(number)}, {"seed": 3}).write(draft)
-            snapshot_of(number).quantized(exact=["head.weight"]).write(draft)
+            Checkpoint({"step": torch.tensor(number)}, {"seed": 3}, number).write(draft)
+            snapshot_of(number).quantized(INT8).write(draft)
             draft.write(f"histories/{number}.safetensors", {"item": torch.arange(min(number, 9))})
             if number - 1 in directory.numbers():
                 parent = directory.manifest(number - 1)

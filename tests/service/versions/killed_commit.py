@@ -20,7 +20,7 @@ def commit(root: Path, number: int, steps: Steps) -> None:
     """One version: a checkpoint, a new history segment, the parent's segments shared."""
     directory = VersionDirectory(root, steps)
     with directory.begin(number) as draft:
-        Checkpoint({"weights": torch.full((100,), float(number))}).write(draft)
+        Checkpoint({"weights": torch.full((100,), float(number))}, {}, number).write(draft)
         draft.write(f"histories/{number}", {"item": torch.arange(number)})
         if number > 1:
             parent = directory.manifest(number - 1)

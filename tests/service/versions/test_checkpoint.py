@@ -25,9 +25,9 @@ def test_tensors_of_any_type_shape_and_layout_come_back_bit_by_bit(
     }
     meta = {"seed": 3, "rng": [1, 2], "nested": {"a": None, "pi": 3.141592653589793}}
     with any_directory.begin(1) as draft:
-        Checkpoint(tensors, meta).write(draft)
-        draft.commit(manifest_of(1))
-    read = Checkpoint.read(any_directory, 1)
+        Checkpoint(tensors, meta, 1).write(draft)
+        manifest = draft.commit(manifest_of(1))
+    (read,) = Checkpoint.chain(any_directory, manifest)
     assert read.meta == meta
     assert sorted(read.tensors) == sorted(tensors)
     for name, tensor in tensors.items():
@@ -41,8 +41,8 @@ def test_tensors_of_any_type_shape_and_layout_come_back_bit_by_bit(
 
 
 def test_what_was_read_can_be_trained_on(any_directory: VersionDirectory, publish: Any) -> None:
-    publish(any_directory, 1)
-    tensors = Checkpoint.read(any_directory, 1).tensors
+    manifest = publish(any_directory, 1)
+    tensors = Checkpoint.chain(any_directory, manifest)[0].tensors
     tensors["step"] += 1
     assert tensors["step"] == 2
-    assert Checkpoint.read(any_directory, 1).tensors["step"] == 1
+    assert Checkpoint.chain(any_directory, manifest)[0].tensors["step"] == 1

@@ -20,6 +20,8 @@ from service.versions import (
     VersionDirectory,
 )
 
+INT8 = {"layers.0.weight": "int8", "slots/item": "int8"}
+
 
 @pytest.fixture
 def version(directory: VersionDirectory, publish: Any) -> Manifest:
@@ -134,7 +136,7 @@ def test_a_name_that_leaves_the_directory_is_refused(manifest_of: Any, name: str
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"format": 2}, "format 2, this release reads formats 1 to 1"),
+        ({"format": 3}, "format 3, this release reads formats 1 to 2"),
         ({"format": 0}, "format 0, this release reads"),
         ({"format": "1"}, "Expected `int`, got `str`"),
         ({"number": 2}, "is the manifest of version 2"),
@@ -240,7 +242,7 @@ def first(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
         (changed("slots/item/keys", lambda t: t[:0]), "slot 'item'"),
         (changed("slots/item/extra/prior", lambda t: t[1:]), "extra 'prior' is torch.float32"),
         (changed("slots/item/extra/prior", first(float("nan"))), "extra 'prior' has NaN"),
-        (changed("slots/item/keys", lambda t: t[0]), "ids/lengths is torch.int16"),
+        (changed("slots/item/keys", lambda t: t[0]), "ids/integers is torch.int64 .. where"),
         (changed("slots/item/ids/lengths", first(-2)), "ids/lengths has values below -1"),
         (changed("slots/item/ids/lengths", first(9)), "ids/utf8 is torch.uint8"),
         (changed("slots/item/ids/utf8", first(255)), "utf-8"),
@@ -259,7 +261,7 @@ def test_a_snapshot_whose_tensors_do_not_fit_is_refused(
     reason: str,
 ) -> None:
     whole = Written()
-    snapshot_of(1).quantized(exact=["head.weight"]).write(whole)
+    snapshot_of(1).quantized(INT8).write(whole)
     with directory.begin(1) as draft:
         draft.write(whole.name, damage(whole.tensors), whole.metadata)
         manifest = draft.commit(manifest_of(1))
@@ -279,8 +281,17 @@ class Written:
     ("metadata", "reason"),
     [
         ({}, "is of kind None, not 'snapshot'"),
-        ({"kind": "snapshot-delta", "format": 1}, "is of kind 'snapshot-delta'"),
-        ({"kind": "snapshot", "format": 2}, "format 2, this release reads formats 1 to 1"),
+        ({"kind": "histories"}, "is of kind 'histories', not 'snapshot' or 'snapshot-delta'"),
+        ({"kind": "snapshot-delta", "format": 1}, "'snapshot-delta', which format 1 has not"),
+        ({"kind": "snapshot", "format": 3}, "format 3, this release reads formats 1 to 2"),
+        ({"kind": "snapshot", "format": 2}, "no 'number' number in its header but None"),
+        ({"kind": "snapshot", "format": 2, "number": True}, "no 'number' number in its header"),
+        ({"kind": "snapshot", "format": 2, "number": 1, "model": {}}, "no 'at_ms' number in"),
+        ({"kind": "snapshot-delta", "format": 2, "number": 1}, "no 'parent' number in its header"),
+        (
+            {"kind": "snapshot-delta", "format": 2, "number": 1, "parent": 1},
+            "takes version 1 to 1, which is not after it",
+        ),
         ({"kind": "snapshot", "format": "one"}, "no format number but 'one'"),
         ({"kind": "snapshot", "format": 1}, "no 'model' object in its header"),
         ({"kind": "snapshot", "format": 1, "model": []}, "no 'model' object in its header"),
@@ -301,17 +312,21 @@ def test_a_version_without_a_checkpoint_or_with_a_strange_one_is_refused(
 ) -> None:
     with directory.begin(1) as draft:
         draft.commit(manifest_of(1))
-    with pytest.raises(VersionError, match="version 1 has 0 checkpoint files instead of one"):
-        Checkpoint.read(directory, 1)
+    with pytest.raises(VersionError, match="version 1 has no checkpoint"):
+        Checkpoint.chain(directory, directory.manifest(1))
     for number, metadata, reason in (
-        (2, {"kind": "snapshot"}, "is of kind 'snapshot', not 'checkpoint'"),
-        (3, {"kind": "checkpoint", "format": 1, "meta": 3}, "no 'meta' object in its header"),
+        (2, {"kind": "snapshot"}, "is of kind 'snapshot', not 'checkpoint' or 'checkpoint-delta'"),
+        (
+            3,
+            {"kind": "checkpoint", "format": 2, "number": 3, "meta": 3},
+            "no 'meta' object in its header",
+        ),
     ):
         with directory.begin(number) as draft:
             draft.write("checkpoint/state.safetensors", {"a": torch.ones(1)}, metadata)
             draft.commit(manifest_of(number))
         with pytest.raises(VersionError, match=reason):
-            Checkpoint.read(directory, number)
+            Checkpoint.chain(directory, directory.manifest(number))
 
 
 def test_channel_codes_of_the_wrong_shape_are_refused() -> None:

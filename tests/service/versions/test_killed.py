@@ -44,7 +44,8 @@ def test_whatever_step_it_died_after_the_newest_version_is_whole(
         for number in directory.numbers():
             manifest = directory.verify(number)
             assert manifest.offsets == {"actions": {"0": 100 * number}}
-            weights = Checkpoint.read(directory, number).tensors["weights"]
+            (checkpoint,) = Checkpoint.chain(directory, manifest)
+            weights = checkpoint.tensors["weights"]
             assert weights.unique().tolist() == [number]
     assert committed
 

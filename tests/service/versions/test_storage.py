@@ -5,13 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from service.versions.storage import (
-    FsspecStorage,
-    LocalStorage,
-    Storage,
-    is_safe,
-    open_storage,
-)
+from service.versions.objects import FsspecStorage
+from service.versions.storage import LocalStorage, Storage, is_safe, open_storage
 
 
 @pytest.fixture(params=["local", "memory"])

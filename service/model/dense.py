@@ -1,0 +1,44 @@
+"""The dense half of a version: a network with its weights, and what the version says about it."""
+
+from dataclasses import dataclass
+
+from service.action_types import ActionTypes
+from service.model.network import Network
+from service.model.prior import Prior
+from service.model.settings import ModelSettings
+from service.versions import Snapshot
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """The dense half of a version and what it says about itself."""
+
+    settings: ModelSettings
+    types: ActionTypes
+    has_action_heads: bool
+    network: Network
+    prior: Prior
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, before: "Model | None" = None) -> "Model":
+        """The model of a snapshot; a delta may leave the weights to the one before it."""
+        settings = ModelSettings.model_validate(snapshot.model["model"])
+        types = ActionTypes.of_description(snapshot.model["actions"])
+        if before is not None and settings != before.settings:
+            raise ValueError("its model has other settings than the version that it changes")
+        network = _network(settings, types, snapshot, before)
+        weights_P = network.prior.detach().numpy()
+        prior = Prior.of(snapshot, settings, weights_P)
+        if before is not None and prior.origin_ms != before.prior.origin_ms:
+            raise ValueError("its counts have another origin than those that it changes")
+        return cls(settings, types, bool(snapshot.model["action_heads"]), network, prior)
+
+
+def _network(
+    settings: ModelSettings, types: ActionTypes, snapshot: Snapshot, before: Model | None
+) -> Network:
+    if before is not None and not snapshot.dense and types.codes == before.types.codes:
+        return before.network
+    network = Network(settings, len(types.types)).eval()
+    network.load_state_dict(snapshot.weights())
+    return network

@@ -1,0 +1,68 @@
+"""What the trainer hands over for a version: the state's changes as of one block boundary."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from service.blocks import Offsets
+from service.histories.erased import Erased
+from service.histories.segments import Segment, concatenated
+from trainer.gathering import Trials
+from trainer.state import StateDelta
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in the streams a block boundary lies."""
+
+    offsets: Offsets
+    topic_ids: dict[str, str]
+    largest_ms: dict[str, int]
+    watermark_ms: int
+
+    @property
+    def newest_ms(self) -> int:
+        """The latest event time of all: goes on while any partition speaks."""
+        return max(self.largest_ms.values(), default=0)
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What has been decided, as far as the trainer had obeyed when it cut a version."""
+
+    generation: int
+    erased: Erased
+    """All erased users; what they did up to then is in no file of the version."""
+    wipe: bool
+    """Whether older files may hold it: then all are made anew, and older versions go."""
+
+    def after(self, earlier: "Orders") -> "Orders":
+        """These orders, if no version was written by earlier ones."""
+        return Orders(self.generation, self.erased, self.wipe or earlier.wipe)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Everything a version holds."""
+
+    delta: StateDelta
+    whole: bool
+    """Whether the delta is against nothing."""
+    segment: Segment
+    trials: Trials
+    model: dict[str, Any]
+    position: Position
+    block: int
+    blocks: list[int]
+    counters: dict[str, int | float]
+    metrics: dict[str, float]
+    history_cursor: int
+    orders: Orders
+
+    def with_earlier(self, failed: "Cut") -> "Cut":
+        """This cut after one whose version was never written, its delta having been put back."""
+        return replace(
+            self,
+            segment=concatenated([failed.segment, self.segment]),
+            blocks=failed.blocks + self.blocks,
+            orders=self.orders.after(failed.orders),
+        )

@@ -1,0 +1,187 @@
+"""One version after another, each on its way into the directory: judged, written, committed."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from service.errors import VersionError
+from service.model.prior import COUNTS_ORIGIN
+from service.versions import Checkpoint, Draft, Manifest, Snapshot, VersionDirectory, fold
+from trainer.candidates import Candidate, Candidates, Standard
+from trainer.chains import Chain, number_of
+from trainer.cuts import Cut
+from trainer.folding import folded
+from trainer.gate import Gate
+from trainer.segments import SegmentFiles
+from trainer.settings import TrainerSettings
+from trainer.snapshots import with_origin
+from trainer.state import named
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What every version of a trainer is written by."""
+
+    tied: dict[str, Any]
+    """Settings that go into every manifest."""
+    history_capacity: int
+    settings: TrainerSettings
+
+
+class Writer:
+    """Knows the newest version, and what the next one can build on. One thread at a time."""
+
+    def __init__(
+        self, directory: VersionDirectory, gate: Gate, rules: Rules, sync: Callable[[], None]
+    ) -> None:
+        """`sync` makes what was read from the streams durable."""
+        self._directory, self._gate, self._rules, self._sync = directory, gate, rules, sync
+        self._candidates = Candidates(gate, rules.settings)
+        self._segments = SegmentFiles(directory, rules.history_capacity)
+        self._parent: Manifest | None = None
+        self._standard: Standard | None = None
+        # Of the newest version of all, readable or not: a number is never reused, and a higher one
+        # that appears later is another trainer's.
+        self._number = directory.latest() or 0
+        self._forgotten = 0
+        self.whole = True
+        """Whether the next cut must hold everything, there being nothing to build on."""
+
+    @property
+    def number(self) -> int:
+        """The number of the version to be written next."""
+        return self._number + 1
+
+    def resume(self, parent: Manifest, meta: dict[str, Any], standard: Standard) -> None:
+        """Go on after this version, whose checkpoint keeps `meta`."""
+        self._parent, self._number = parent, max(self._number, parent.number)
+        self._segments.resume(parent, meta["segment_levels"])
+        self._standard = standard
+        wanted = self._rules.settings.snapshot
+        self.whole = not parent.snapshot or meta["snapshot"] != wanted
+
+    def write(self, cut: Cut) -> Manifest:
+        """Steps, in order, each safe to die after:
+
+        1. judge the quantized form: its precision, and whether servers may have it;
+        2. write history segment, checkpoint and snapshot under the draft's own name: what has
+           changed since the parent, and a base where one is due;
+        3. sync the streams, or a power loss could take back records that the version counts as
+           read;
+        4. create the manifest, only if absent: the commit (`Draft.commit` has its own steps);
+        5. move the LATEST hint;
+        6. remove the versions that nobody needs any more.
+
+        Servers look at the directory, so nothing is announced. Raises VersionExists if another
+        trainer is ahead, OSError or VersionError if something could not be written or read.
+        """
+        parent, wipe = None if cut.whole else self._parent, cut.orders.wipe
+        candidate = self._candidates.made(cut, self.number, parent, self._standard)
+        with self._directory.begin(self.number, cut.orders.generation) as draft:
+            levels = self._segments.write(draft, cut.segment, cut.orders)
+            meta = self._meta(cut, candidate, levels)
+            tensors = cut.delta.tensors() | named(
+                {"gate": self._gate.state(cut.trials, candidate.verdict)}
+            )
+            delta = Checkpoint(tensors, meta, self.number, number_of(parent))
+            self._write_checkpoint(draft, parent, delta, wipe)
+            step = self._write_snapshot(draft, parent, candidate, wipe)
+            self._sync()
+            manifest = draft.commit(self._manifest(cut, candidate, step))
+        self._gate.committed(candidate.verdict)
+        self.resume(manifest, meta, candidate.standard)
+        if wipe:
+            self.forget(manifest.number)
+        self._remove_old()
+        return manifest
+
+    def forget(self, before: int) -> None:
+        """Have versions below a number removed, whatever else would keep them."""
+        self._forgotten = max(self._forgotten, before)
+
+    def _remove_old(self) -> None:
+        """The newest version stands: what cannot be removed now is removed after the next one."""
+        try:
+            if self._forgotten:
+                self._directory.forget(self._forgotten)
+            self._forgotten = 0
+            self._directory.prune(self._rules.settings.keep_versions)
+        except (OSError, VersionError) as error:
+            _log.error("old versions stay for now: %s", error)
+
+    def _meta(self, cut: Cut, candidate: Candidate, levels: list[int]) -> dict[str, Any]:
+        """What a checkpoint keeps beside its tensors."""
+        return {
+            "largest_ms": cut.position.largest_ms,
+            "history_cursor": cut.history_cursor,
+            "segment_levels": levels,
+            "snapshot": self._rules.settings.snapshot,
+            **candidate.standard.meta(),
+        }
+
+    def _write_checkpoint(
+        self, draft: Draft, parent: Manifest | None, delta: Checkpoint, wipe: bool
+    ) -> None:
+        """The delta behind its chain, or a base: all of the chain folded."""
+        chain = Chain.of(parent, "checkpoint")
+        if not wipe and not chain.due(self._base_every):
+            chain.share(draft)
+            delta.write(draft)
+        else:
+            older = Checkpoint.chain(self._directory, parent) if parent is not None else []
+            Checkpoint(folded([*older, delta]), delta.meta, self.number).write(draft)
+
+    def _write_snapshot(
+        self, draft: Draft, parent: Manifest | None, candidate: Candidate, wipe: bool
+    ) -> str | None:
+        """A delta behind its chain, or a base, and then the delta, too: who serves the parent need
+        not read the base. Returns the delta's name."""
+        chain, delta = Chain.of(parent, "snapshot"), candidate.snapshot
+        if delta is None:
+            return None
+        if parent is None:
+            delta.write(draft)
+            return None
+        origin_ms = candidate.standard.origin_ms
+        aged = origin_ms != delta.model[COUNTS_ORIGIN]
+        if wipe or aged or chain.due(self._base_every):
+            base = fold([Snapshot.read(self._directory, parent.number), delta])
+            with_origin(base, origin_ms).write(draft)
+        else:
+            chain.share(draft)
+        if aged:
+            return None
+        return delta.write_step(draft)
+
+    @property
+    def _base_every(self) -> int:
+        return self._rules.settings.base_every
+
+    def _manifest(self, cut: Cut, candidate: Candidate, step: str | None) -> Manifest:
+        offsets = {
+            topic: {str(p): offset for p, offset in partitions.items()}
+            for topic, partitions in cut.position.offsets.items()
+        }
+        parent, verdict = number_of(self._parent), candidate.verdict
+        return Manifest(
+            number=self.number,
+            parent=parent,
+            created_at=time.time(),
+            watermark_ms=cut.position.watermark_ms,
+            block=cut.block,
+            offsets=offsets,
+            topic_ids=cut.position.topic_ids,
+            blocks=cut.blocks,
+            settings=self._rules.tied,
+            counters=cut.counters,
+            metrics=cut.metrics | verdict.metrics,
+            snapshot_parent=parent if step else None,
+            step=step,
+            held=verdict.held,
+            decisions=cut.orders.generation,
+            precision=verdict.precision,
+        )
