@@ -7,7 +7,7 @@ none). Operations on the embedding store:
 - `key_index`: 64-bit keys to row numbers
 - `row_init`: a new row's vector, from seed and key alone
 - `rows`: the rows themselves: gather, usage and the fused row-wise optimizer step
-- `row_codes`: rows as 8-bit codes with a scale and a bias
+- `row_codes`: rows as codes of 8 or 4 bits with a scale and a bias
 
 Shared by the CPU versions: `reserved` (memory that grows in place), `crew` (threads), `lanes`
 (vector instructions and prefetching), `mixing` (the hash).

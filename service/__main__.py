@@ -31,7 +31,7 @@ class Commands(TyperGroup):
         """Run the command that was asked for."""
         try:
             return super().invoke(ctx)
-        except FreshetError as error:
+        except (FreshetError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
@@ -126,10 +126,17 @@ def train(
     data: Data = DEFAULT_DATA,
     settings: SettingsFile = None,
     metrics_port: Annotated[int | None, typer.Option(help="Serve /metrics here.")] = None,
+    begin: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="earliest, or a time: where to go on if the stream lost records."
+        ),
+    ] = None,
 ) -> None:
     """Run the trainer: `python -m trainer` with the environment that keeps it fast."""
     data.mkdir(parents=True, exist_ok=True)
     more = [] if metrics_port is None else ["--metrics-port", str(metrics_port)]
+    more += [] if begin is None else ["--from", begin]
     become("trainer", [*DataFolder(data).arguments(settings), *more])
 
 
@@ -138,7 +145,7 @@ def serve(
     data: Data = DEFAULT_DATA,
     settings: SettingsFile = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = DEFAULT_PORT,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = DEFAULT_PORT,
 ) -> None:
     """Run the server: `python -m serving` with the environment that keeps it fast."""
     address = ["--host", host, "--port", str(port)]

@@ -77,7 +77,13 @@ class Client:
     def _answer(response: httpx.Response) -> dict[str, Any]:
         try:
             document: dict[str, Any] = response.json()
+            if not isinstance(document, dict):
+                raise ValueError("no object")
         except ValueError:
+            if response.is_success:
+                raise RequestError(
+                    response.status_code, {"title": "no answer of a Freshet server"}
+                ) from None
             document = {"title": response.reason_phrase, "detail": response.text[:200]}
         if response.is_error:
             raise RequestError(response.status_code, document)

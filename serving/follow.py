@@ -57,6 +57,8 @@ class VersionFollower:
         self._poll_seconds = poll_seconds
         self._stopped = False
         self._woken = threading.Event()
+        self._trouble = ""
+        """What the last look failed with: said once, not five times a second."""
         self._thread = threading.Thread(target=self._run, name="versions", daemon=True)
 
     def start(self) -> None:
@@ -89,9 +91,15 @@ class VersionFollower:
             self._woken.clear()
             try:
                 self.look()
+            except (VersionError, OSError) as error:
+                # The served version stays; what cannot be read now is read again.
+                if str(error) != self._trouble:
+                    log.error("versions cannot be looked at, and are again: %s", error)
+                self._trouble = str(error)
             except Exception:
-                # Whatever it is (a directory that is away): the served version stays, look again.
                 log.exception("looking for versions failed")
+            else:
+                self._trouble = ""
             self._woken.wait(self._poll_seconds)
 
     def _judge(self) -> None:

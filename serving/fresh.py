@@ -78,8 +78,9 @@ class HistoryFollower:
         self._thread.join()
 
     def _run(self) -> None:
-        intake = self._begin(self._restore())
+        manifest = self._restored()
         self._obey_first()
+        intake = self._begin(manifest)
         while intake is not None and not self._stopped:
             self._woken.clear()
             if time.monotonic() - self._looked >= self._decisions_seconds:
@@ -106,6 +107,7 @@ class HistoryFollower:
                 manifest = None
             except StreamError as error:
                 self._complain(error)
+                self._obey()
         return None
 
     def _complain(self, error: StreamError) -> None:
@@ -122,6 +124,17 @@ class HistoryFollower:
             raise OffsetError(f"version {manifest.number} learned topic {trained}, here is {found}")
         offsets, watermark_ms = manifest.next_offsets(), manifest.watermark_ms
         return Intake(self._stream, self._intake_settings, self._types, offsets, watermark_ms)
+
+    def _restored(self) -> Manifest | None:
+        """The newest version whose histories can be read; None without any. Storage that is away
+        is waited for."""
+        while not self._stopped:
+            try:
+                return self._restore()
+            except (OSError, VersionError) as error:
+                log.error("versions cannot be listed: %s", error)
+                self._woken.wait(RETRY_SECONDS)
+        return None
 
     def _restore(self) -> Manifest | None:
         for number in reversed(self._directory.numbers()):

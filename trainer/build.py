@@ -120,10 +120,11 @@ def build(
     rules = Rules(plan.tied(), plan.histories.capacity, plan.trainer)
     writer = Writer(versions, gate, rules, stream.sync)
     decisions = versions.decisions()
-    resumed, obeyed = newest_complete(versions), decisions.generation
+    resumed, obeyed = newest_complete(versions), decisions
     intake = Intake(stream, plan.intake, plan.types)
     if resumed is not None:
-        manifest, meta, obeyed = resumed.manifest, resumed.meta, resumed.manifest.decisions
+        manifest, meta = resumed.manifest, resumed.meta
+        obeyed = versions.decisions_until(manifest.decisions)
         found = differences(manifest.settings, plan.tied())
         check(manifest.number, found)
         start = start_after(stream, manifest, begin)
@@ -137,6 +138,7 @@ def build(
         writer.whole = writer.whole or bool(found)
         if survived_erasure(versions, manifest):
             writer.forget(manifest.number)
+            writer.remove_old()
         intake = Intake(
             stream, plan.intake, plan.types, start.offsets, manifest.watermark_ms,
             meta["largest_ms"],

@@ -1,8 +1,10 @@
 """What servers would get of a version: its quantized snapshot, and whether they may have it."""
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
+from service.errors import VersionError
 from service.model.prior import COUNTS_ORIGIN
 from service.model.ranker import ITEM_SLOT
 from service.versions import Manifest, Snapshot, VersionDirectory
@@ -12,6 +14,8 @@ from trainer.gate import Gate, Verdict
 from trainer.settings import TrainerSettings
 from trainer.snapshots import precisions, snapshot_of_delta
 from trainer.state import Tensors
+
+_log = logging.getLogger(__name__)
 
 ROWS = f"slots/{ITEM_SLOT}"
 MOST_HALF_LIVES = 48
@@ -36,15 +40,25 @@ class Standard:
     @classmethod
     def of(
         cls, directory: VersionDirectory, manifest: Manifest, meta: dict[str, Any]
-    ) -> "Standard":
-        """That of a version, with the weights as servers decode them. Raises VersionError for a
-        file that cannot be read."""
+    ) -> "Standard | None":
+        """That of a version, with the weights as servers decode them; None if its snapshot cannot
+        be read."""
         dense: Tensors = {}
-        for name in reversed(manifest.snapshot):
-            dense = Snapshot.read_file(directory, manifest, name).weights()
-            if dense:
-                break
+        try:
+            for name in reversed(manifest.snapshot):
+                dense = Snapshot.read_file(directory, manifest, name).weights()
+                if dense:
+                    break
+        except VersionError as error:
+            _log.error("the snapshot of version %d is not built upon: %s", manifest.number, error)
+            return None
         return cls(dense, meta["dense_ms"], meta[COUNTS_ORIGIN])
+
+    def renewed(self, now_ms: int, shortest_seconds: float) -> "Standard":
+        """With counts from a new origin, where the old one is too long ago."""
+        if now_ms - self.origin_ms <= MOST_HALF_LIVES * shortest_seconds * 1000:
+            return self
+        return replace(self, origin_ms=now_ms)
 
 
 @dataclass(frozen=True)
@@ -69,12 +83,13 @@ class Candidates:
         """The candidate of a cut, as what follows `parent` with its standard (None: a base)."""
         now_ms, fresh = cut.position.newest_ms, cut.delta.parts["network"]
         if parent is None or standard is None:
-            standard = Standard(fresh, now_ms, cut.position.watermark_ms)
+            standard = Standard(fresh, now_ms, now_ms)
             wanted, due = precisions(fresh, self._settings.snapshot), True
         else:
             wanted = parent.precision
             due = now_ms - standard.dense_ms >= self._settings.dense_seconds * 1000
             standard = replace(standard, dense=fresh, dense_ms=now_ms) if due else standard
+            standard = standard.renewed(now_ms, min(cut.model["model"]["priors"]))
         verdict = self._gate.judge(number, cut.trials, standard.dense, wanted)
         if parent is not None and verdict.precision.get(ROWS) != wanted.get(ROWS):
             held = f"precision: rows as {verdict.precision[ROWS]} begin with the next version"
@@ -86,7 +101,7 @@ class Candidates:
             return Candidate(None, replace(verdict, held=held, reason="broken"), standard)
         if not due and verdict.precision == wanted:
             snapshot = replace(snapshot, dense={})
-        return Candidate(snapshot, verdict, _renewed(standard, snapshot))
+        return Candidate(snapshot, verdict, standard)
 
     @staticmethod
     def _snapshot(
@@ -98,11 +113,3 @@ class Candidates:
             standard.dense,
         )  # fmt: skip
         return full.quantized(verdict.precision)
-
-
-def _renewed(standard: Standard, snapshot: Snapshot) -> Standard:
-    """The standard of what follows: counts from a new origin where the old one is long ago."""
-    shortest_ms = min(snapshot.model["model"]["priors"]) * 1000
-    if snapshot.at_ms - standard.origin_ms <= MOST_HALF_LIVES * shortest_ms:
-        return standard
-    return replace(standard, origin_ms=snapshot.at_ms)

@@ -17,11 +17,10 @@ _log = logging.getLogger(__name__)
 class Operators:
     """Reads the decisions of a version directory and has the trainer obey."""
 
-    def __init__(self, directory: VersionDirectory, known: Decisions, obeyed: int) -> None:
-        """`known`: decisions that the trainer began with; `obeyed`: the generation of those that
-        its state has obeyed."""
-        self._directory, self._known = directory, known
-        self._obeyed = Decisions(generation=obeyed, erase_generation=obeyed)
+    def __init__(self, directory: VersionDirectory, known: Decisions, obeyed: Decisions) -> None:
+        """`known`: decisions that the trainer began with; `obeyed`: those that its state has
+        obeyed."""
+        self._directory, self._known, self._obeyed = directory, known, obeyed
         self._wipe = False
         self.erased = Erased.of(known.erased)
         """Whose earlier actions are not to be learned."""

@@ -38,6 +38,8 @@ def newest_complete(versions: VersionDirectory) -> Resumed | None:
             chain, segments = Checkpoint.chain(versions, manifest), segments_of(versions, manifest)
             return Resumed(manifest, folded(chain), chain[-1].meta, segments)
         except VersionError as error:
+            if isinstance(error.__cause__, OSError):
+                raise  # storage is away: the version may be whole
             _log.error("version %d cannot be resumed from: %s", number, error)
     if numbers:
         raise VersionError(
@@ -50,14 +52,13 @@ def newest_complete(versions: VersionDirectory) -> Resumed | None:
 def survived_erasure(versions: VersionDirectory, newest: Manifest) -> bool:
     """Whether older versions may hold what users had erased before the newest: the trainer died
     before it removed them."""
-    if not versions.decisions().erased:
-        return False
-    for number in versions.numbers():
+    erased = versions.decisions_until(newest.decisions).erase_generation
+    for number in versions.numbers() if erased else ():
         try:
-            if number < newest.number and versions.manifest(number).decisions < newest.decisions:
+            if number < newest.number and versions.manifest(number).decisions < erased:
                 return True
-        except VersionError:
-            return True  # nobody knows
+        except VersionError as error:
+            _log.error("nobody can tell what version %d holds; remove it: %s", number, error)
     return False
 
 
@@ -88,7 +89,12 @@ def start_after(stream: Stream, manifest: Manifest, begin: str | None) -> Start:
                 continue
             if begin is None:
                 raise OffsetError(_gone(topic, partition, offset, (low, end), manifest, other))
-            first = low if at_ms is None else _first_since(stream, topic, partition, at_ms)
+            if offset > end and not other:
+                first = end  # an older copy of the stream: all of it was learned
+            elif at_ms is None:
+                first = low
+            else:
+                first = _first_since(stream, topic, partition, at_ms)
             lost += 0 if other else max(0, first - offset)
             partitions[partition] = first
             _log.warning("%s/%d goes on at offset %d, not %d", topic, partition, first, offset)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.errors import VersionError
-from service.model.prior import COUNTS_ORIGIN
 from service.versions import Checkpoint, Draft, Manifest, Snapshot, VersionDirectory, fold
 from trainer.candidates import Candidate, Candidates, Standard
 from trainer.chains import Chain, number_of
@@ -56,13 +55,14 @@ class Writer:
         """The number of the version to be written next."""
         return self._number + 1
 
-    def resume(self, parent: Manifest, meta: dict[str, Any], standard: Standard) -> None:
-        """Go on after this version, whose checkpoint keeps `meta`."""
+    def resume(self, parent: Manifest, meta: dict[str, Any], standard: Standard | None) -> None:
+        """Go on after this version, whose checkpoint keeps `meta`; without a standard, because its
+        snapshot cannot be read, the next version holds everything."""
         self._parent, self._number = parent, max(self._number, parent.number)
         self._segments.resume(parent, meta["segment_levels"])
         self._standard = standard
         wanted = self._rules.settings.snapshot
-        self.whole = not parent.snapshot or meta["snapshot"] != wanted
+        self.whole = standard is None or not parent.snapshot or meta["snapshot"] != wanted
 
     def write(self, cut: Cut) -> Manifest:
         """Steps, in order, each safe to die after:
@@ -96,15 +96,16 @@ class Writer:
         self.resume(manifest, meta, candidate.standard)
         if wipe:
             self.forget(manifest.number)
-        self._remove_old()
+        self.remove_old()
         return manifest
 
     def forget(self, before: int) -> None:
         """Have versions below a number removed, whatever else would keep them."""
         self._forgotten = max(self._forgotten, before)
 
-    def _remove_old(self) -> None:
-        """The newest version stands: what cannot be removed now is removed after the next one."""
+    def remove_old(self) -> None:
+        """Remove what nobody needs. The newest version stands: what cannot be removed now is
+        removed after the next one."""
         try:
             if self._forgotten:
                 self._directory.forget(self._forgotten)
@@ -147,15 +148,13 @@ class Writer:
             delta.write(draft)
             return None
         origin_ms = candidate.standard.origin_ms
-        aged = origin_ms != delta.model[COUNTS_ORIGIN]
-        if wipe or aged or chain.due(self._base_every):
-            base = fold([Snapshot.read(self._directory, parent.number), delta])
-            with_origin(base, origin_ms).write(draft)
+        moved = self._standard is None or origin_ms != self._standard.origin_ms
+        if wipe or moved or chain.due(self._base_every):
+            before = Snapshot.read(self._directory, parent.number)
+            fold([with_origin(before, origin_ms), delta]).write(draft)
         else:
             chain.share(draft)
-        if aged:
-            return None
-        return delta.write_step(draft)
+        return None if moved else delta.write_step(draft)
 
     @property
     def _base_every(self) -> int:

@@ -18,6 +18,7 @@ from service.intake import IntakeSettings
 from service.settings import Settings
 from service.versions import VersionDirectory
 from service.versions.decisions import Erase
+from service.versions.settings import versions_of
 
 LOOK_SECONDS = 0.2
 ASK_SECONDS = 5.0
@@ -83,15 +84,16 @@ class Erasure:
         An action's time may lie `intake.max_future_seconds` ahead of the clock, so far the erasure
         reaches. Raises InputError for a folder, an id or a url that cannot be used.
         """
-        versions = folder.root / "versions"
-        if not folder.stream.exists() and not versions.exists():
+        path = settings or (folder.settings if folder.settings.exists() else None)
+        chosen = Settings.load(path)
+        directory = versions_of(chosen, folder.root)
+        if not folder.stream.exists() and directory.latest() is None:
             raise InputError(f"{folder.root} holds neither a stream nor versions; mend --data")
         keys = tuple(key_of(one) for one in readings(user))
         for url in servers:
             _check_url(url)
-        path = settings or (folder.settings if folder.settings.exists() else None)
-        ahead_seconds = Settings.load(path).section("intake", IntakeSettings).max_future_seconds
-        now, directory, generation = time.time(), VersionDirectory(versions), 0
+        ahead_seconds = chosen.section("intake", IntakeSettings).max_future_seconds
+        now, generation = time.time(), 0
         before_ms = round((now + ahead_seconds) * 1000)
         for key in keys:
             generation = directory.decide(Erase(user=key, before_ms=before_ms, at=now))

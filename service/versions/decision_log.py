@@ -26,6 +26,14 @@ class DecisionLog:
             self._known = known = known.followed_by(*later)
         return known
 
+    def until(self, generation: int) -> Decisions:
+        """The decisions up to a generation."""
+        known = self.read()
+        if known.generation <= generation:
+            return known
+        early = [decode(one, self._bytes(one)) for one in range(1, generation + 1)]
+        return Decisions().followed_by(*early)
+
     def append(self, decision: Decision, aside: str) -> int:
         """Make a decision; returns its generation. Whoever finds a number taken takes the next.
 

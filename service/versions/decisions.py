@@ -137,7 +137,9 @@ def decode(generation: int, data: bytes) -> Decision:
             )
         file = _decode_file(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise VersionError(f"{where} is not a decision: {error}") from None
+        raise VersionError(
+            f"{where} is not a decision: {error}; restore it from a backup"
+        ) from None
     if file.generation != generation:
         raise VersionError(f"{where} is decision {file.generation}; someone renamed or copied it")
     return file.decision

@@ -99,6 +99,10 @@ class VersionDirectory:
         """All decisions as of now. Raises VersionError naming one that is damaged or unknown."""
         return self._decided.read()
 
+    def decisions_until(self, generation: int) -> Decisions:
+        """The decisions up to a generation: what a version that names it knew."""
+        return self._decided.until(generation)
+
     def live(self) -> list[int]:
         """The committed versions that no branch abandoned, ascending."""
         decisions = self.decisions()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import secrets
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from torch import Tensor
 
+from service.errors import VersionError, VersionExists
 from service.versions.manifest import PARTS, FileEntry, Manifest, manifest_name
 from service.versions.storage import Storage, is_safe
 from service.versions.tensors import pack
@@ -99,8 +101,13 @@ class Draft:
         except FileNotFoundError:  # prepared files are only ever pruned by who is ahead
             self._directory.check_newest(self.number - 1)
             raise
-        self._directory.check_newest(self.number)
-        self._directory.check_branches(manifest.decisions)
+        try:
+            self._directory.check_newest(self.number)
+            self._directory.check_branches(manifest.decisions)
+        except VersionExists:
+            raise
+        except (OSError, VersionError) as error:  # the version stands: the next one asks again
+            _log.warning("whether version %d is the newest is not known: %s", self.number, error)
         self._hint()
         return full
 
@@ -129,7 +136,8 @@ class Draft:
                 if there is not None:
                     self._directory.check_newest(self.number - 1)
                 raise
-            self._storage.sync([name])  # it is there, perhaps not durably yet
+            with contextlib.suppress(OSError):
+                self._storage.sync([name])  # it is there, perhaps not durably yet
 
     def _there(self, name: str) -> bytes | None:
         try:

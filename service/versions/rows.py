@@ -46,8 +46,7 @@ class SlotRows:
         self._check_vectors()
         for name, tensor in self.extra.items():
             expect(f"extra {name!r}", tensor, torch.float32, [len(self), *tensor.shape[1:]])
-            if tensor.isnan().any():
-                raise ValueError(f"extra {name!r} has NaN")
+            expect_finite(f"extra {name!r}", tensor)
         if self.ids is not None:
             self._check_ids(self.ids)
 

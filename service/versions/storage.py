@@ -76,7 +76,7 @@ def open_storage(url: str | Path, steps: Steps) -> Storage:
         return LocalStorage(Path(url.partition("://")[2]), steps)
     try:
         filesystem, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
-    except (ImportError, ValueError) as error:
+    except (ImportError, TypeError, ValueError) as error:
         raise SettingsError(f"versions cannot be kept in {url}: {error}") from None
     return FsspecStorage(filesystem, root, steps)
 

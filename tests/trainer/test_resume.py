@@ -1,5 +1,6 @@
 """Stopped or killed between any two blocks, and started again: bit for bit as if never."""
 
+import json
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +14,7 @@ from service.errors import InputError, ModelMismatch, OffsetError, SettingsError
 from service.model.ranker import Ranker
 from service.settings import Settings
 from service.streams import LocalStream
-from service.versions import Snapshot
+from service.versions import Erase, Pin, Snapshot
 from tests.trainer.workshop import Crash, Told, Workshop, settings, told
 from trainer.build import build
 
@@ -94,6 +95,7 @@ def test_stopping_at_every_version_changes_nothing(whole: Workshop, again: Works
         again.train(stop_after=int(draw.integers(1, 5)))
     assert len(again.versions.numbers()) == 3
     assert again.digest() == whole.digest()
+    assert again.gate().keys() == whole.gate().keys() != set()
 
 
 def test_dying_between_any_two_versions_changes_nothing(whole: Workshop, again: Workshop) -> None:
@@ -105,6 +107,7 @@ def test_dying_between_any_two_versions_changes_nothing(whole: Workshop, again: 
             deaths += 1
     assert deaths >= 2
     assert again.digest() == whole.digest()
+    assert again.gate() == whole.gate()
 
 
 def damage(path: Path) -> None:
@@ -235,6 +238,80 @@ def test_lost_records_are_passed_over_when_that_is_asked_for(
         assert first > 0
         assert appended[0] >= 1_732_096_830_000
     assert "goes on at offset" in caplog.text
+
+
+def test_an_older_copy_of_the_stream_is_not_learned_again(tmp_path: Path) -> None:
+    """It ends before the version: all that it holds was learned."""
+    workshop, story = Workshop(tmp_path), told(300)
+    workshop.tell(story)
+    workshop.train()
+    identity = (tmp_path / "stream/actions/topic.json").read_bytes()
+    shutil.rmtree(tmp_path / "stream" / "actions")
+    with closing(workshop.stream()) as stream:
+        stream.partitions("actions")
+    (tmp_path / "stream/actions/topic.json").write_bytes(identity)
+    with closing(workshop.stream()) as stream:
+        old = story.payloads["actions"][:100]
+        stream.append("actions", 0, [payload for _, payload in old], [at_ms for at_ms, _ in old])
+        trainer = build(
+            Settings(workshop.sections), stream, workshop.versions, tmp_path / "skipped",
+            "earliest",
+        )  # fmt: skip
+        assert trainer.position.offsets["actions"] == {0: 100}
+
+
+def test_a_damaged_snapshot_stops_no_trainer(
+    whole: Workshop, again: Workshop, caplog: pytest.LogCaptureFixture
+) -> None:
+    again.train(stop_after=9)
+    newest = again.versions.numbers()[-1]
+    damage(again.root / "versions" / again.versions.manifest(newest).snapshot[-1])
+    again.train()
+    assert "is not built upon" in caplog.text
+    assert again.digest() == whole.digest()
+    Snapshot.read(again.versions, again.versions.numbers()[-1])
+
+
+def test_a_restart_keeps_the_pinned_version_however_long_ago_somebody_was_erased(
+    tmp_path: Path,
+) -> None:
+    workshop, draws = Workshop(tmp_path, settings(trainer={"keep_versions": 2})), told(900)
+    workshop.tell(draws)
+    workshop.versions.decide(Erase(user=12345, before_ms=0))
+    workshop.train(stop_after=4)
+    pinned = workshop.versions.numbers()[-1]
+    workshop.versions.decide(Pin(pinned))
+    for _ in range(3):
+        workshop.train(stop_after=2)
+    assert pinned in workshop.versions.numbers()
+    assert workshop.versions.target() == pinned
+
+
+def test_a_long_silence_moves_the_origin_of_counts(tmp_path: Path) -> None:
+    """A weekend is more half-lives than float32 has powers of two."""
+    workshop = Workshop(tmp_path, settings(trainer={"snapshot": "fp32"}))
+    story, later = told(200), told(200, seed=3)
+    workshop.tell(story)
+    workshop.train()
+    for name, payloads in later.payloads.items():
+        later.payloads[name] = [
+            (at_ms + 300_000_000, _later(payload, 300_000)) for at_ms, payload in payloads
+        ]
+    workshop.tell(later)
+    workshop.train()
+    for number in workshop.versions.numbers():
+        manifest = workshop.versions.manifest(number)
+        assert manifest.held is None or not manifest.held.startswith("broken")
+        Ranker(Snapshot.read(workshop.versions, number)).warm()
+    assert workshop.digest() == workshop.digest(workshop.restored())
+
+
+def _later(payload: bytes, seconds: float) -> bytes:
+    try:
+        document = json.loads(payload)
+    except ValueError:
+        return payload
+    return json.dumps({**document, "at": document["at"] + seconds}).encode()
 
 
 def test_a_beginning_that_cannot_be_read_is_refused(trained: Workshop) -> None:

@@ -16,7 +16,7 @@ from service.histories.local import LocalHistories
 from service.histories.segments import segments_of
 from service.settings import Settings
 from service.streams import LocalStream, Stream
-from service.versions import VersionDirectory
+from service.versions import Checkpoint, VersionDirectory
 from trainer.build import build
 from trainer.loop import Trainer
 from trainer.state import State
@@ -163,6 +163,13 @@ class Workshop:
         """SHA-256 over the state of a trainer, by default that of the newest version."""
         trainer = trainer or self.restored()
         return digest(trainer.teacher.state, self.users(), trainer.position.watermark_ms)
+
+    def gate(self) -> dict[str, bytes]:
+        """What the gate remembers in the newest version, by tensor."""
+        manifest = self.versions.manifest(self.versions.numbers()[-1])
+        tensors = Checkpoint.chain(self.versions, manifest)[-1].tensors
+        gate = {name: t for name, t in tensors.items() if name.startswith("gate/")}
+        return {name: t.contiguous().numpy().tobytes() for name, t in gate.items()}
 
 
 def digest(state: State, users: list[int], watermark_ms: int) -> str:
