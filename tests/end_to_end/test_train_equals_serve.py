@@ -176,7 +176,7 @@ def test_shown_items_are_learned_with_the_chances_that_a_server_gave_them(tmp_pa
     assert server.restarts == restarts > 0
 
     model = described(plan.model, plan.types, action_heads=True)
-    ranker = Ranker(snapshot_of(state, 1, NOW_MS, model))
+    ranker = Ranker(snapshot_of(state, 1, NOW_MS + 15 * DAY_MS, model))
     usable = [
         (entry, history)
         for entry, history in served
