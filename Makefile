@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint format peers
+.PHONY: help demo test test-stack test-long lint format peers
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -22,7 +22,10 @@ demo: $(INSTALLED)  ## trainer and server learn from a simulated feed, live (Ctr
 
 test: lint  ## what CI runs: lint, types, tests with coverage (under 10 minutes on two cores)
 	@rm -f .coverage .coverage.*
-	$(BIN)/pytest -m "not long" --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/pytest -m "not long and not stack" --cov --cov-report=term --cov-fail-under=90
+
+test-stack: $(INSTALLED)  ## the tests against real Kafka, Redis and Prometheus (under 10 minutes)
+	$(BIN)/pytest -m "stack and not long" tests/stack
 
 test-long: $(INSTALLED)  ## the tests that take minutes, outside CI
 	$(BIN)/pytest -m long

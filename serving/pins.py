@@ -34,15 +34,11 @@ def unpin(directory: VersionDirectory) -> int:
 
 
 def _not_servable(directory: VersionDirectory, number: int) -> str | None:
-    if number not in directory.live():
-        return "was abandoned when training went back behind it"
     try:
-        manifest = directory.verify(number, "snapshot")
+        directory.verify(number, "snapshot")
     except VersionError as error:
         return f"cannot be loaded: {error}"
-    if manifest.held is not None and number not in directory.decisions().released:
-        return f"is held: {manifest.held}; `freshet versions release {number}` lets servers have it"
-    return None
+    return directory.objection(number)
 
 
 def _unavailable(error: Exception) -> Problem:

@@ -10,6 +10,7 @@ Shapes: N trials of a slice, E their visible events, C candidates of a slice, P 
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -79,18 +80,19 @@ class Reservoir:
         self._open: dict[int, _Trial] = {}
 
     def take(self, scoring: Scoring) -> None:
-        """Look at a batch's queries in order; keep those of users who are drawn."""
+        """Look at a batch's queries; keep those of users who are drawn, the first one of each."""
         self.close(scoring.now_ms)
         self._number = max(self._number, scoring.now_ms // self.slice_ms)
         event_Q = scoring.scored.batch.event_Q.numpy()
-        user_Q = scoring.accepted.events.user_T[event_Q]
-        draw_Q = _draws(user_Q, self._number)
-        for q in np.flatnonzero(draw_Q <= np.uint64(self._largest())).tolist():
-            user, draw = int(user_Q[q]), int(draw_Q[q])
-            if user not in self._open and draw <= self._largest():
-                self._open[user] = _trial(scoring, q, user, draw, self.longest)
-                if len(self._open) > self.most:
-                    del self._open[max(self._open, key=lambda u: self._open[u].draw)]
+        user_U, first_U = np.unique(scoring.accepted.events.user_T[event_Q], return_index=True)
+        draws = zip(_draws(user_U, self._number).tolist(), user_U.tolist(), strict=True)
+        kept = [(trial.draw, user) for user, trial in self._open.items()]
+        new = [one for one in draws if one[1] not in self._open]
+        place = dict(zip(user_U.tolist(), first_U.tolist(), strict=True))
+        self._open = {
+            user: self._open.get(user) or _trial(scoring, place[user], user, draw, self.longest)
+            for draw, user in heapq.nsmallest(self.most, kept + new)
+        }
 
     def close(self, now_ms: int) -> None:
         """Close the open slice if its time is over."""
@@ -151,12 +153,6 @@ class Reservoir:
         self._number, opened = state["open"].tolist()
         self._open = _opened(slices.pop()) if opened else {}
         self.closed = slices
-
-    def _largest(self) -> int:
-        """A user whose draw is above it is not kept."""
-        if len(self._open) < self.most:
-            return 2**64 - 1
-        return max(trial.draw for trial in self._open.values())
 
 
 def with_counts(one: Slice, counts_CP: Tensor) -> Slice:

@@ -41,11 +41,10 @@ def roll_back(directory: VersionDirectory, number: int, trainer: bool) -> Chosen
     Raises InputError for a version that is unknown, abandoned or held, VersionError for one that
     cannot be read; then nothing is decided.
     """
-    manifest = _live(directory, number)
-    if manifest.held is not None and number not in directory.decisions().released:
+    manifest = known(directory, number)
+    if objection := directory.objection(number):
         raise InputError(
-            f"version {number} is held: {manifest.held}; let servers have it with "
-            f"`freshet versions release {number}`, or choose another of `freshet versions ls`"
+            f"version {number} {objection}, or choose another of `freshet versions ls`"
         )
     _check_readable(directory, manifest, trainer)
     generation = directory.decide(Pin(number, at=time.time()))
@@ -79,7 +78,9 @@ def release(directory: VersionDirectory, number: int) -> Chosen:
     Raises InputError for a version that is unknown, abandoned or not held, VersionError for one
     that cannot be read.
     """
-    manifest = _live(directory, number)
+    manifest = known(directory, number)
+    if number not in directory.live():
+        raise InputError(f"version {number} {directory.objection(number)}; nobody may have it")
     if manifest.held is None:
         raise InputError(f"version {number} is not held; there is nothing to release")
     if number in directory.decisions().released:
@@ -90,17 +91,12 @@ def release(directory: VersionDirectory, number: int) -> Chosen:
     return Chosen("release", number, generation, served, False, note)
 
 
-def _live(directory: VersionDirectory, number: int) -> Manifest:
-    """The manifest of a version that is there and was not abandoned."""
-    numbers, live = directory.numbers(), directory.live()
+def known(directory: VersionDirectory, number: int) -> Manifest:
+    """The manifest of a version. Raises InputError if it is not there."""
+    numbers = directory.numbers()
     if number not in numbers:
-        known = ", ".join(map(str, live)) or "none"
-        raise InputError(f"version {number} is not in {directory.url}; choose one of: {known}")
-    if number not in live:
-        raise InputError(
-            f"version {number} was abandoned when training went back behind it; choose one of: "
-            f"{', '.join(map(str, live))}"
-        )
+        known = f"{numbers[0]} to {numbers[-1]}" if numbers else "none"
+        raise InputError(f"version {number} is not in {directory.url}, which has {known}")
     return directory.manifest(number)
 
 

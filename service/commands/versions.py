@@ -50,10 +50,11 @@ def show(
     number: Number, data: Data = DEFAULT_DATA, url: Url = None, as_json: AsJson = False
 ) -> None:
     """Everything about one version."""
+    from service.commands.version_choice import known
     from service.commands.version_page import VersionPage
 
     directory = _opened(data, url)
-    _tell(VersionPage.of(directory, _known(directory, number)), as_json)
+    _tell(VersionPage.of(directory, known(directory, number).number), as_json)
 
 
 @commands.command()
@@ -67,9 +68,10 @@ def verify(
 ) -> None:
     """Read and check every file, and fold every chain. Ends with 1 if anything is wrong."""
     from service.commands.version_check import Verification
+    from service.commands.version_choice import known
 
     directory = _opened(data, url)
-    numbers = directory.numbers() if number is None else [_known(directory, number)]
+    numbers = directory.numbers() if number is None else [known(directory, number).number]
     found = Verification.of(directory, numbers)
     _tell(found, as_json)
     if not found.sound:
@@ -119,14 +121,6 @@ def _opened(data: Path, url: str | None) -> "VersionDirectory":
             "it has published one"
         )
     return directory
-
-
-def _known(directory: "VersionDirectory", number: int) -> int:
-    numbers = directory.numbers()
-    if number not in numbers:
-        known = ", ".join(map(str, numbers))
-        raise InputError(f"version {number} is not in {directory.url}; there are: {known}")
-    return number
 
 
 def _tell(answer: Answer, as_json: bool) -> None:

@@ -114,6 +114,18 @@ class VersionDirectory:
         live = self._standing.live(self.numbers(), decisions)
         return [number for number in live if self._standing.may_serve(number, decisions)]
 
+    def objection(self, number: int) -> str | None:
+        """Why servers may not be told to serve a committed version; None if they may.
+
+        Raises VersionError if its manifest cannot be read.
+        """
+        if number not in self.live():
+            return "was abandoned when training went back behind it"
+        held = self.manifest(number).held
+        if held is None or number in self.decisions().released:
+            return None
+        return f"is held: {held}; `freshet versions release {number}` lets servers have it"
+
     def target(self) -> int | None:
         """What servers must serve: the pinned version if it is there, else the newest servable."""
         decisions, numbers = self.decisions(), self.numbers()

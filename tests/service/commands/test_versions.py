@@ -196,7 +196,7 @@ def test_a_held_version_is_served_once_it_is_released(folder: Folder) -> None:
 def test_an_unknown_version_is_refused_with_those_there_are(
     folder: Folder, command: list[str]
 ) -> None:
-    assert "1, 2, 3" in folder.refusal(*command, "9")
+    assert "1 to 3" in folder.refusal(*command, "9")
 
 
 def test_what_is_damaged_is_neither_sound_nor_gone_back_to(folder: Folder) -> None:

@@ -1,0 +1,1 @@
+"""Poison in a stream of actions: `python -m benchmarks.poison`."""
