@@ -14,9 +14,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.errors import FreshetError
+from service.logs import start_logging
 from service.settings import Settings
 from serving.app import create_app
-from serving.logs import start_logging
 from serving.server import Server
 
 SWITCH_SECONDS = 0.0005

@@ -12,11 +12,11 @@ from pydantic import BaseModel, ValidationError
 
 from service.actions import Id, Impression
 from service.errors import StreamError
+from service.logs import hashed
 from serving import batches, scoring
 from serving.access import NOTES
 from serving.body import read_body
 from serving.ids import keys_of, user_key
-from serving.logs import hashed
 from serving.messages import (
     AppendAnswer,
     HealthAnswer,

@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 
-from serving.logs import JsonFormatter, hashed, start_logging
+from service.logs import JsonFormatter, hashed, start_logging
 
 
 def line(**extra) -> dict:
