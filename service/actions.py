@@ -5,6 +5,7 @@ readers ignore fields they do not know.
 """
 
 import math
+from functools import lru_cache
 from typing import Annotated
 
 import msgspec
@@ -72,9 +73,40 @@ def key_of(identifier: Id) -> int:
     return key if key != RESERVED_KEY else key_of(identifier + "\0")
 
 
+def stream_key(identifier: Id) -> bytes:
+    """The key of a record on a topic that is keyed by this id: its text."""
+    return str(identifier).encode()
+
+
 def partition_of(user: Id, partitions: int) -> int:
-    """The partition that holds all events of `user`, so that they stay in order."""
-    return xxhash.xxh3_64_intdigest(str(user).encode()) % partitions
+    """The partition that holds all events of `user`, so that they stay in order.
+
+    It is the one that Kafka's own clients choose for the key `stream_key(user)`, so a producer in
+    any language may write to the same topic.
+    """
+    if partitions == 1:
+        return 0
+    return (murmur2(stream_key(user)) & 0x7FFFFFFF) % partitions
+
+
+@lru_cache(maxsize=2**17)
+def murmur2(data: bytes) -> int:
+    """MurmurHash2 with the seed that Kafka's default partitioner uses, as an unsigned integer."""
+    mixed = _MURMUR_SEED ^ len(data)
+    whole = len(data) & ~3
+    for start in range(0, whole, 4):
+        word = int.from_bytes(data[start : start + 4], "little") * _MURMUR_FACTOR & _MASK
+        word = (word ^ word >> 24) * _MURMUR_FACTOR & _MASK
+        mixed = mixed * _MURMUR_FACTOR & _MASK ^ word
+    if whole < len(data):
+        mixed = (mixed ^ int.from_bytes(data[whole:], "little")) * _MURMUR_FACTOR & _MASK
+    mixed = (mixed ^ mixed >> 13) * _MURMUR_FACTOR & _MASK
+    return mixed ^ mixed >> 15
+
+
+_MURMUR_SEED = 0x9747B28C
+_MURMUR_FACTOR = 0x5BD1E995
+_MASK = 0xFFFFFFFF
 
 
 def id_problem(identifier: Id) -> str | None:

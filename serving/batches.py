@@ -21,6 +21,7 @@ from service.actions import (
     Impression,
     id_problem,
     partition_of,
+    stream_key,
     time_problem,
 )
 from service.streams.protocol import Stream
@@ -139,11 +140,12 @@ def append_by_user(stream: Stream, topic: str, records: Iterable[Action | Impres
     should repeat the whole batch: an action with an `id` counts once.
     """
     partitions = stream.partitions(topic)
-    payloads: dict[int, list[bytes]] = defaultdict(list)
+    chosen: dict[int, list[Action | Impression]] = defaultdict(list)
     for record in records:
-        payloads[partition_of(record.user, partitions)].append(_encode(record))
-    for partition, some in payloads.items():
-        stream.append(topic, partition, some)
+        chosen[partition_of(record.user, partitions)].append(record)
+    for partition, some in chosen.items():
+        keys = [stream_key(record.user) for record in some]
+        stream.append(topic, partition, list(map(_encode, some)), keys=keys)
 
 
 _encode = msgspec.json.Encoder().encode

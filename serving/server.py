@@ -14,7 +14,7 @@ from service.histories.settings import HistorySettings
 from service.intake import IntakeSettings
 from service.metrics import ServingMetrics
 from service.settings import Settings
-from service.streams.local import LocalStream, LocalStreamSettings
+from service.streams import open_stream
 from service.versions.settings import versions_of
 from serving import pins
 from serving.batches import Rules
@@ -35,7 +35,7 @@ class Server:
         self.intake = settings.section("intake", IntakeSettings)
         self.metrics = ServingMetrics()
         self.directory = versions_of(settings, data)
-        self.stream = LocalStream(data / "stream", settings.section("stream", LocalStreamSettings))
+        self.stream = open_stream(settings, data)
         histories = LocalHistories(settings.section("histories", HistorySettings))
         self.engine = Engine(Tables(histories), self.settings.queue_limit)
         self.follower = VersionFollower(

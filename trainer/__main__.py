@@ -16,7 +16,7 @@ from prometheus_client import start_http_server
 from service.errors import FreshetError, InputError
 from service.metrics import TrainerMetrics
 from service.settings import Settings
-from service.streams import LocalStream, LocalStreamSettings
+from service.streams import open_stream
 from service.versions.settings import versions_of
 from trainer.build import build
 from trainer.loop import Trainer
@@ -45,8 +45,7 @@ def _train(options: argparse.Namespace, stop: threading.Event) -> None:
     data, settings = options.data, Settings.load(options.settings)
     if not data.is_dir():
         raise InputError(f"data directory {data} does not exist; make it, or mend --data")
-    stream_settings = settings.section("stream", LocalStreamSettings)
-    with closing(LocalStream(data / "stream", stream_settings)) as stream:
+    with closing(open_stream(settings, data)) as stream:
         versions = versions_of(settings, data)
         trainer = build(settings, stream, versions, data / "skipped", options.begin)
         # The thread that makes versions lets go of the interpreter's lock when training asks for

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.action_types import MAX_ACTION_TYPES
-from service.actions import Action, Id, id_problem, time_problem
+from service.actions import Action, Id, id_problem, stream_key, time_problem
 from service.commands.action_rows import UNIT_SECONDS, Columns, Source, UnusableError, open_rows
 from service.errors import InputError
 
@@ -58,6 +58,10 @@ class ActionTable:
             encode(Action(user=users[user], item=items[item], action=types[kind], at=at))
             for user, item, kind, at in rows
         ]
+
+    def keys(self, start: int, stop: int) -> list[bytes]:
+        """The stream keys of rows `start` to `stop`: their users."""
+        return [stream_key(self.users[user]) for user in self.user_T[start:stop].tolist()]
 
     def append_ms(self, start: int, stop: int) -> list[int]:
         """Event times of rows `start` to `stop` in milliseconds, to serve as append times."""

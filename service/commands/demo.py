@@ -23,7 +23,8 @@ from service.commands.settings_file import write_settings
 from service.commands.simulation import Change, Simulation
 from service.commands.summary import Summary
 from service.commands.view import DemoView
-from service.streams.local import LocalStream
+from service.settings import Settings
+from service.streams import open_stream
 
 ACTIONS_PER_SECOND = 2_000
 CHANGE_EVERY_SECONDS = 15.0
@@ -77,7 +78,7 @@ def run_demo(
     with (
         folder.trainer(free_port()) as trainer,
         folder.server(server_port) as server,
-        closing(LocalStream(folder.stream)) as stream,
+        closing(open_stream(Settings(SETTINGS), folder.root)) as stream,
         Client(f"http://127.0.0.1:{server_port}") as client,
         closing(Simulation(world, stream, client, ACTIONS_PER_SECOND)) as simulation,
     ):

@@ -19,7 +19,7 @@ from service.commands.settings_file import overlay
 from service.commands.view import ReplayView
 from service.errors import InputError
 from service.settings import Settings
-from service.streams.local import LocalStream, LocalStreamSettings
+from service.streams import Stream, open_stream
 
 TOPIC = "actions"
 CORES = len(os.sched_getaffinity(0))
@@ -79,7 +79,8 @@ class Replay:
         """
         started, trained_before = time.monotonic(), self._folder.trained_records
         self._view.expect(len(self._table))
-        with closing(self._open_stream()) as stream:
+        settings = Settings.load(self._folder.settings)
+        with closing(open_stream(settings, self._folder.root)) as stream:
             done = self._held(stream)
             self._folder.end.unlink(missing_ok=True)
             with self._folder.trainer(free_port(), "--until-end") as trainer:
@@ -98,11 +99,7 @@ class Replay:
         work = Work(time.monotonic() - started, trained_before, resident)
         return Report.of(self._table, work, self._folder)
 
-    def _open_stream(self) -> LocalStream:
-        settings = Settings.load(self._folder.settings)
-        return LocalStream(self._folder.stream, settings.section("stream", LocalStreamSettings))
-
-    def _held(self, stream: LocalStream) -> int:
+    def _held(self, stream: Stream) -> int:
         """How many rows of the table the stream holds. Raises InputError if they are others."""
         _, end = stream.bounds(TOPIC, 0)
         last = [record.payload for record in stream.read(TOPIC, 0, end - 1, 1)] if end else []
@@ -113,9 +110,15 @@ class Replay:
             )
         return end
 
-    def _append(self, stream: LocalStream, start: int, stop: int) -> None:
+    def _append(self, stream: Stream, start: int, stop: int) -> None:
         table = self._table
-        stream.append(TOPIC, 0, table.payloads(start, stop), table.append_ms(start, stop))
+        stream.append(
+            TOPIC,
+            0,
+            table.payloads(start, stop),
+            table.append_ms(start, stop),
+            table.keys(start, stop),
+        )
 
     def _due(self, done: int, speed: float) -> Iterator[int]:
         """Where the next batch ends, whenever one is due at `speed` event seconds per second."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import httpx
 import msgspec
 
-from service.actions import Action
+from service.actions import Action, stream_key
 from service.client import Client, RequestError
 from service.commands.feed import World
 from service.streams.protocol import Stream
@@ -101,13 +101,15 @@ class Simulation:
 
     def _append(self, count: int) -> None:
         now = time.time()
+        drawn = self._world.draw(count)
         self._stream.append(
             "actions",
             0,
             [
                 msgspec.json.encode(Action(user=user, item=item, action="click", at=now))
-                for user, item in self._world.draw(count)
+                for user, item in drawn
             ],
+            keys=[stream_key(user) for user, _ in drawn],
         )
         self.appended += count
 

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import Field
@@ -66,8 +66,9 @@ class LocalStream:
         partition: int,
         payloads: Sequence[bytes],
         append_ms: int | Sequence[int] | None = None,
+        keys: Sequence[bytes] | None = None,
     ) -> int:
-        """As Stream.append. All payloads of a call are kept, or none of them."""
+        """As Stream.append. All payloads of a call are kept, or none of them; keys are not kept."""
         log = self._topic(topic).partition(partition)
         self._syncer.check()
         if not payloads:
@@ -89,6 +90,9 @@ class LocalStream:
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """As Stream.bounds."""
         return self._topic(topic).partition(partition).bounds()
+
+    def progress(self, offsets: Mapping[str, Mapping[int, int]]) -> None:
+        """As Stream.progress. Nobody watches: the manifest has the same offsets."""
 
     def sync(self) -> None:
         """As Stream.sync, and for what other processes appended to the partitions in use here."""

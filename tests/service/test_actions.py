@@ -5,6 +5,7 @@ import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kafka.partitioner.default import murmur2 as kafka_murmur2
 
 from service.actions import (
     MAX_ID_BYTES,
@@ -14,7 +15,9 @@ from service.actions import (
     Rejected,
     id_problem,
     key_of,
+    murmur2,
     partition_of,
+    stream_key,
     time_problem,
 )
 
@@ -181,6 +184,30 @@ def test_a_user_has_one_partition(user: int | str, partitions: int) -> None:
     assert 0 <= partition_of(user, partitions) < partitions
     assert partition_of(user, partitions) == partition_of(user, partitions)
     assert partition_of(user, 1) == 0
+
+
+KAFKA_VECTORS = {
+    b"21": -973932308,
+    b"foobar": -790332482,
+    b"a-little-bit-long-string": -985981536,
+    b"a-little-bit-longer-string": -1486304829,
+    b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971,
+    b"abc": 479470107,
+}
+"""What Apache Kafka's own tests expect of its murmur2, as signed 32-bit integers."""
+
+
+@pytest.mark.parametrize("key", KAFKA_VECTORS)
+def test_users_go_where_kafkas_default_partitioner_sends_their_keys(key: bytes) -> None:
+    expected = KAFKA_VECTORS[key]
+    assert murmur2(key) == expected % 2**32
+    assert partition_of(key.decode(), 7) == (expected & 0x7FFFFFFF) % 7
+
+
+@given(ids)
+@settings(derandomize=True, max_examples=300, deadline=None)
+def test_the_hash_is_the_kafka_clients(user: int | str) -> None:
+    assert murmur2(stream_key(user)) == kafka_murmur2(stream_key(user))
 
 
 KEYS_OF_RELEASE_0_1 = [3244421341483603138, -7079617629412041231, -6409552224829101354]
