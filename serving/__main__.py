@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import logging
 import signal
 import sys
 from collections.abc import Iterator
@@ -14,10 +15,12 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.errors import FreshetError
-from service.logs import start_logging
+from service.logs import add_log_options, log_uncaught, start_logging
 from service.settings import Settings
 from serving.app import create_app
 from serving.server import Server
+
+log = logging.getLogger("serving")
 
 SWITCH_SECONDS = 0.0005
 """Longest wait for the interpreter's lock while another thread computes."""
@@ -28,7 +31,6 @@ FINISH_SECONDS = 10
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT. Returns 0 after a clean stop, 2 for input that is wrong."""
     options = _parser().parse_args(arguments)
-    start_logging(options.log_level)
     # One OpenMP thread: requests queue behind the engine anyway, and a second one spins on the
     # cores of the trainer beside it.
     torch.set_num_threads(1)
@@ -37,9 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
     # twice.
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
+        start_logging(options.log_level, options.log_format)
         server = Server(options.data, Settings.load(options.settings))
     except FreshetError as error:
-        print(f"serving: {error}", file=sys.stderr)
+        log.error("%s", error)
         return 2
     # What is loaded now lives as long as the process: the collector need not walk it.
     gc.freeze()
@@ -53,9 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--settings", type=Path, help="TOML file; defaults without it")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument(
-        "--log-level", default="info", choices=["debug", "info", "warning", "error"]
-    )
+    add_log_options(parser)
     return parser
 
 
@@ -97,4 +98,5 @@ class Http(uvicorn.Server):
 
 
 if __name__ == "__main__":
+    log_uncaught()
     sys.exit(main())

@@ -14,6 +14,7 @@ import torch
 from prometheus_client import start_http_server
 
 from service.errors import FreshetError, InputError
+from service.logs import add_log_options, log_uncaught, start_logging
 from service.metrics import TrainerMetrics
 from service.settings import Settings
 from service.streams import open_stream
@@ -29,11 +30,11 @@ SWITCH_SECONDS = 0.0005
 def main(arguments: list[str] | None = None) -> int:
     """Train until SIGTERM or SIGINT, or to the end of the stream; 0 if everything is published."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
+        start_logging(options.log_level, options.log_format)
         _train(options, stop)
     except FreshetError as error:
         _log.error("%s", error)
@@ -96,8 +97,10 @@ def _parser() -> argparse.ArgumentParser:
         "--from", dest="begin", metavar="earliest|TIME",
         help="where to go on if the stream no longer holds what comes next",
     )  # fmt: skip
+    add_log_options(parser)
     return parser
 
 
 if __name__ == "__main__":
+    log_uncaught()
     sys.exit(main())
