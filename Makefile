@@ -22,7 +22,7 @@ demo: $(INSTALLED)  ## trainer and server learn from a simulated feed, live (Ctr
 
 test: lint  ## what CI runs: lint, types, tests with coverage (under 10 minutes on two cores)
 	@rm -f .coverage .coverage.*
-	$(BIN)/pytest -m "not long and not stack" --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal -m "not long and not stack" --cov --cov-report=term --cov-fail-under=90
 
 test-stack: $(INSTALLED)  ## the tests against real Kafka, Redis and Prometheus (under 10 minutes)
 	$(BIN)/pytest -m "stack and not long" tests/stack

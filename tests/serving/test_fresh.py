@@ -224,7 +224,7 @@ def test_a_server_that_starts_erases_what_an_older_version_still_holds(publish, 
         publish.directory.decide(Erase(user=key_of(user), before_ms=round(now * 1000), at=now))
     with following(publish.directory, tmp_path) as server:
         server.append([encoded("gone", now - 5), encoded("here", now - 5)])
-        assert server.follower.caught_up.is_set()
+        server.until(server.follower.caught_up.is_set)
         assert server.follower.obeyed == 2
         assert server.events("gone") == []
         assert server.events("here") == [pytest.approx(now - 5, abs=1e-3)]

@@ -3,6 +3,7 @@
 import errno
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -113,7 +114,9 @@ def as_nobody(work: Callable[[], Any]) -> str:
 @pytest.fixture
 def public(tmp_path: Path) -> Path:
     """A folder that another user can reach."""
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder == Path(tempfile.gettempdir()):
+            break
         folder.chmod(0o755)
     return tmp_path
 
