@@ -13,6 +13,7 @@ from service.commands.action_table import read_actions
 from service.commands.demo import Patience, demo_folder, run_demo
 from service.commands.erase import erase
 from service.commands.folder import DataFolder
+from service.commands.keys import commands as keys
 from service.commands.options import DEFAULT_DATA, AsJson, Data
 from service.commands.processes import INTERRUPTED, become, interruptible
 from service.commands.replay import Replay, replay_settings, speed_of
@@ -50,6 +51,7 @@ app = typer.Typer(
 store = typer.Typer(help="Look at the embedding store.", no_args_is_help=True)
 app.add_typer(store, name="store")
 app.add_typer(versions, name="versions")
+app.add_typer(keys, name="keys")
 
 SettingsFile = Annotated[
     Path | None, typer.Option("--settings", help="TOML file of settings; see docs/settings.md.")
@@ -146,9 +148,12 @@ def serve(
     settings: SettingsFile = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = DEFAULT_PORT,
+    allow_open: Annotated[
+        bool, typer.Option("--allow-open", help="Listen beyond this machine without keys.")
+    ] = False,
 ) -> None:
     """Run the server: `python -m serving` with the environment that keeps it fast."""
-    address = ["--host", host, "--port", str(port)]
+    address = ["--host", host, "--port", str(port), *(["--allow-open"] if allow_open else [])]
     become("serving", [*DataFolder(data).arguments(settings), *address])
 
 

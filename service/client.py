@@ -1,5 +1,6 @@
 """A small client of the HTTP API. Needs httpx, not torch."""
 
+import os
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
@@ -10,6 +11,8 @@ from service.actions import Id
 from service.errors import FreshetError
 
 TIMEOUT_SECONDS = 10.0
+API_KEY = "FRESHET_API_KEY"
+"""Environment variable: the key for servers that need one."""
 
 
 class RequestError(FreshetError):
@@ -26,14 +29,20 @@ class RequestError(FreshetError):
 class Client:
     """Asks one server. A context manager; safe for several threads.
 
+    `api_key` is sent with every request; absent, it is FRESHET_API_KEY of the environment, if set.
     Every method raises RequestError for an error answer and httpx.TransportError when the server
     cannot be reached. Answers are the JSON documents of docs/api.md as dicts.
     """
 
     def __init__(
-        self, url: str = "http://127.0.0.1:8080", timeout_seconds: float = TIMEOUT_SECONDS
+        self,
+        url: str = "http://127.0.0.1:8080",
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        api_key: str | None = None,
     ) -> None:
-        self._http = httpx.Client(base_url=url, timeout=timeout_seconds)
+        key = os.environ.get(API_KEY, "") if api_key is None else api_key
+        headers = {"X-API-Key": key.strip()} if key.strip() else {}
+        self._http = httpx.Client(base_url=url, timeout=timeout_seconds, headers=headers)
 
     def rank(self, user: Id, items: Sequence[Id], **options: Any) -> dict[str, Any]:
         """Put `items` in order for `user`. Options: at, n, request, context."""

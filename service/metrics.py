@@ -212,6 +212,7 @@ class ServingMetrics(Metrics):
             "history_records_total", "Stream records applied to the histories"
         )
         self.histories_users = self._gauge("histories_users", "Users with a history")
+        self._guarding()
         self.version_applied_total = self._counter(
             "version_applied_total",
             "Versions reached, by how: delta (what changed) or base (loaded whole)",
@@ -225,6 +226,24 @@ class ServingMetrics(Metrics):
         )
         self.version_generation = self._gauge(
             "version_generation", "Number of the newest decision that this server obeys"
+        )
+
+    def _guarding(self) -> None:
+        self.keys = self._gauge("keys", "API keys that this server knows")
+        self.key_reloads_total = self._counter(
+            "key_reloads_total",
+            "Times the key file had changed, by outcome: loaded, or failed (the old keys stay)",
+            "outcome",
+        )
+        self.requests_denied_total = self._counter(
+            "requests_denied_total",
+            "Requests without leave, by reason: missing, unknown, expired, scope or origin",
+            "reason",
+        )
+        self.rate_limited_total = self._counter(
+            "rate_limited_total",
+            "What was over a rate: requests of a key (rankings, records), single user_actions",
+            "what",
         )
 
 

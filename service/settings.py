@@ -15,7 +15,7 @@ from service.errors import SettingsError
 
 SECTIONS = (
     "actions", "stream", "intake", "histories", "store", "model", "versions", "trainer", "gate",
-    "serving",
+    "serving", "limits",
 )  # fmt: skip
 
 

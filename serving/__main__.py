@@ -18,6 +18,7 @@ from service.errors import FreshetError
 from service.logs import add_log_options, log_uncaught, start_logging
 from service.settings import Settings
 from serving.app import create_app
+from serving.guard import require_keys
 from serving.server import Server
 
 log = logging.getLogger("serving")
@@ -41,6 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         start_logging(options.log_level, options.log_format)
         server = Server(options.data, Settings.load(options.settings))
+        require_keys(
+            options.host, server.guard.keyed, options.allow_open or server.settings.allow_open
+        )
     except FreshetError as error:
         log.error("%s", error)
         return 2
@@ -56,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--settings", type=Path, help="TOML file; defaults without it")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument(
+        "--allow-open", action="store_true", help="listen beyond this machine without keys"
+    )
     add_log_options(parser)
     return parser
 

@@ -1,12 +1,20 @@
-"""One metric sample and one log line per request. Users appear hashed, bodies not at all."""
+"""One metric sample and one log line per request. Users appear hashed, bodies and keys not at all.
+
+Every answer carries the request's id as `X-Request-Id`, and what browsers must be told so that an
+answer is neither kept, nor guessed at, nor shown inside another page.
+"""
 
 import logging
+import secrets
 import time
 from typing import Any
 
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.logs import about
 from service.metrics import ServingMetrics
+from serving.traces import traceparent
 
 log = logging.getLogger("serving.access")
 
@@ -14,6 +22,15 @@ NOTES = "freshet.notes"
 """Key of the ASGI scope under which a route leaves what its log line should say."""
 QUIET = ("/metrics", "/health/live", "/health/ready")
 """Asked every few seconds by machines: logged at debug level."""
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+PAGES = ("/docs", "/redoc")
+"""Made for browsers, with scripts from elsewhere: they must not be framed either."""
+PAGE_POLICY = "frame-ancestors 'none'"
 
 
 class Access:
@@ -29,18 +46,23 @@ class Access:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        notes: dict[str, Any] = {"method": scope["method"], "status": 500}
+        notes: dict[str, Any] = {"request_id": f"r-{secrets.token_hex(8)}"}
+        if parent := traceparent(scope["headers"]):
+            notes["traceparent"] = parent
         scope[NOTES] = notes
 
         async def remember(message: Message) -> None:
             if message["type"] == "http.response.start":
                 notes["status"] = message["status"]
+                _add_headers(message, scope["path"], notes["request_id"])
             await send(message)
 
-        try:
-            await self._app(scope, receive, remember)
-        finally:
-            self._record(scope, notes, time.perf_counter() - started)
+        with about(**notes):
+            notes |= {"method": scope["method"], "status": 500}
+            try:
+                await self._app(scope, receive, remember)
+            finally:
+                self._record(scope, notes, time.perf_counter() - started)
 
     def _record(self, scope: Scope, notes: dict[str, Any], seconds: float) -> None:
         # Only known paths become labels: a scanner must not fill the metrics.
@@ -51,3 +73,12 @@ class Access:
         if log.isEnabledFor(level):
             fields = {"route": route, "took_ms": round(seconds * 1000, 3), **notes}
             log.log(level, "request", extra={"fields": fields})
+
+
+def _add_headers(message: Message, path: str, request_id: str) -> None:
+    headers = MutableHeaders(scope=message)
+    headers["X-Request-Id"] = request_id
+    for name, value in HEADERS.items():
+        headers.setdefault(name, value)
+    if path.startswith(PAGES):
+        headers["Content-Security-Policy"] = PAGE_POLICY

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from serving.access import Access
+from serving.access import NOTES, Access
 from serving.problems import Problem
 from serving.routes import router
 from serving.server import Server
@@ -56,8 +56,12 @@ async def _routing_problem(request: Request, error: Exception) -> Response:
     return Problem(kind, status, detail, headers=error.headers).response()
 
 
-async def _failure(_: Request, error: Exception) -> Response:
-    log.error("request failed", exc_info=error)
+async def _failure(request: Request, error: Exception) -> Response:
+    request_id = request.scope[NOTES]["request_id"]
+    log.error("request failed", exc_info=error, extra={"fields": {"request_id": request_id}})
     return Problem(
-        "internal", HTTPStatus.INTERNAL_SERVER_ERROR, "an unexpected error; the server's log has it"
+        "internal",
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "an unexpected error; the server's log has it",
+        headers={"X-Request-Id": request_id, "Connection": "close"},  # uvicorn closes it
     ).response()

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -20,6 +20,7 @@ from service.actions import (
     Id,
     Impression,
     id_problem,
+    key_of,
     partition_of,
     stream_key,
     time_problem,
@@ -27,8 +28,6 @@ from service.actions import (
 from service.streams.protocol import Stream
 from serving.messages import RejectedRecord
 from serving.problems import Problem, invalid_field
-
-MAX_BATCH = 10_000
 
 R = TypeVar("R", Action, Impression)
 
@@ -117,19 +116,32 @@ class Rules:
         return None
 
 
-def read_actions(body: bytes, rules: Rules, now: float) -> Batch[Action]:
-    """The actions of a body. Raises Problem when the body as a whole cannot be read."""
-    elements = _elements(body, "actions", _Actions)
+class Meter(Protocol):
+    """What the sender of a batch, and the users in it, may send."""
+
+    def batch(self, name: str, count: int) -> None:
+        """Count a batch of so many records. Raises Problem for too many."""
+
+    def action(self, user_key: int) -> bool:
+        """Count an action of a user; False when it is too many."""
+
+
+def read_actions(body: bytes, rules: Rules, now: float, meter: Meter) -> Batch[Action]:
+    """The actions of a body. Raises Problem when the body as a whole cannot be taken."""
+    elements = _elements(body, "actions", _Actions, meter)
 
     def check(raw: msgspec.Raw) -> Action:
-        return _action(_decode_action(raw), rules, now)
+        action = _action(_decode_action(raw), rules, now)
+        if not meter.action(key_of(action.user)):
+            raise RecordError("user", "rate_limited")
+        return action
 
     return _sort_out(elements, check)
 
 
-def read_impressions(body: bytes, rules: Rules, now: float) -> Batch[Impression]:
-    """The impressions of a body. Raises Problem when the body as a whole cannot be read."""
-    elements = _elements(body, "impressions", _Impressions)
+def read_impressions(body: bytes, rules: Rules, now: float, meter: Meter) -> Batch[Impression]:
+    """The impressions of a body. Raises Problem when the body as a whole cannot be taken."""
+    elements = _elements(body, "impressions", _Impressions, meter)
     return _sort_out(elements, lambda raw: _impression(_decode_impression(raw), rules, now))
 
 
@@ -154,7 +166,7 @@ _decode_impression = msgspec.json.Decoder(PostedImpression).decode
 
 
 def _elements(
-    body: bytes, name: str, kind: type[_Actions] | type[_Impressions]
+    body: bytes, name: str, kind: type[_Actions] | type[_Impressions], meter: Meter
 ) -> list[msgspec.Raw]:
     try:
         elements: list[msgspec.Raw] = getattr(msgspec.json.decode(body, type=kind), name)
@@ -162,8 +174,7 @@ def _elements(
         raise invalid_field(*_explain(error, name)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem("not-json", HTTPStatus.BAD_REQUEST, str(error)) from None
-    if not 1 <= len(elements) <= MAX_BATCH:
-        raise invalid_field(name, f"must hold 1 to {MAX_BATCH} elements, not {len(elements)}")
+    meter.batch(name, len(elements))
     return elements
 
 

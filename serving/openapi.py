@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from pydantic import BaseModel
 
-from serving import batches
+from serving.limits import MAX_BATCH
 from serving.problems import MEDIA_TYPE, ProblemDocument
 
 
@@ -31,7 +31,7 @@ def takes(kind: type[BaseModel]) -> dict[str, Any]:
 def takes_batch(name: str, kind: type[msgspec.Struct], example: dict[str, Any]) -> dict[str, Any]:
     """The body holds a list of records of this kind under `name`."""
     _, components = msgspec.json.schema_components([kind])
-    elements = {"type": "array", "items": components[kind.__name__], "maxItems": batches.MAX_BATCH}
+    elements = {"type": "array", "items": components[kind.__name__], "maxItems": MAX_BATCH}
     schema = {"type": "object", "required": [name], "properties": {name: elements}}
     return _request_body({**schema, "example": {name: [example]}})
 

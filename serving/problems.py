@@ -13,6 +13,8 @@ TYPE_PREFIX = "urn:freshet:problem:"
 
 TITLES = {
     "not-json": "The body is not JSON",
+    "unauthorized": "A key is needed",
+    "forbidden": "This key may not do this",
     "not-found": "There is nothing at this path",
     "no-such-version": "This version does not exist",
     "not-servable": "This version cannot be served",
@@ -20,10 +22,12 @@ TITLES = {
     "too-large": "The body is too long",
     "not-json-type": "The body is not declared as JSON",
     "invalid-field": "A field is not valid",
+    "rate-limited": "This key is over its rate",
     "overloaded": "Too many requests are waiting",
     "not-ready": "No version is loaded yet",
     "log-unavailable": "The log did not take the records",
     "versions-unavailable": "The version directory cannot be read or written",
+    "slow-body": "The body took too long",
     "client-gone": "The body ended before it was complete",
     "internal": "The server failed",
 }

@@ -1,7 +1,6 @@
 """Every route of the API: reads the body, hands a job to the engine or records to the log."""
 
 import asyncio
-import secrets
 import time
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ from service.logs import hashed
 from serving import batches, scoring
 from serving.access import NOTES
 from serving.body import read_body
+from serving.guard import Meter
 from serving.ids import keys_of, user_key
 from serving.messages import (
     AppendAnswer,
@@ -45,16 +45,22 @@ def router(server: Server) -> APIRouter:
 
 
 def _add_ranking(routes: APIRouter, server: Server) -> None:
-    errors = problems(400, 413, 415, 422, 429, 503)
+    errors = problems(400, 401, 403, 408, 413, 415, 422, 429, 503)
+    may_rank = server.guard.needs("read", "rankings")
 
     @routes.post(
-        "/v1/rank", response_model=RankAnswer, responses=errors, openapi_extra=takes(RankRequest)
+        "/v1/rank",
+        response_model=RankAnswer,
+        responses=errors,
+        openapi_extra=takes(RankRequest),
+        dependencies=may_rank,
     )
     async def rank(request: Request) -> Response:
         """Put candidates in order for a user."""
-        body = await read_body(request, server.settings.body_limit_bytes)
+        body = await _body(server, request)
         started = time.perf_counter()
         asked = _parse(RankRequest, body)
+        server.guard.require_candidates(len(asked.items))
         job = scoring.Rank(
             user_key(asked.user),
             asked.items,
@@ -69,10 +75,11 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
         response_model=RankAnswer,
         responses=errors,
         openapi_extra=takes(RecommendRequest),
+        dependencies=may_rank,
     )
     async def recommend(request: Request) -> Response:
         """The best n items of the catalogue for a user."""
-        body = await read_body(request, server.settings.body_limit_bytes)
+        body = await _body(server, request)
         started = time.perf_counter()
         asked = _parse(RecommendRequest, body)
         job = scoring.Recommend(
@@ -86,7 +93,8 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
 
 
 def _add_log(routes: APIRouter, server: Server) -> None:
-    errors = problems(400, 413, 415, 422, 503)
+    errors = problems(400, 401, 403, 408, 413, 415, 422, 429, 503)
+    may_append = server.guard.needs("write", "records")
 
     @routes.post(
         "/v1/actions",
@@ -94,11 +102,12 @@ def _add_log(routes: APIRouter, server: Server) -> None:
         response_model=AppendAnswer,
         responses=errors,
         openapi_extra=takes_batch("actions", batches.PostedAction, batches.ACTION_EXAMPLE),
+        dependencies=may_append,
     )
     async def actions(request: Request) -> Response:
         """Append actions to the log. 202: the accepted ones survive a crash of every process."""
-        body = await read_body(request, server.settings.body_limit_bytes)
-        return await asyncio.to_thread(_append_actions, server, body)
+        body = await _body(server, request)
+        return await asyncio.to_thread(_append_actions, server, body, server.guard.meter(request))
 
     @routes.post(
         "/v1/impressions",
@@ -108,27 +117,44 @@ def _add_log(routes: APIRouter, server: Server) -> None:
         openapi_extra=takes_batch(
             "impressions", batches.PostedImpression, batches.IMPRESSION_EXAMPLE
         ),
+        dependencies=may_append,
     )
     async def impressions(request: Request) -> Response:
         """Append lists that were really shown to the log."""
-        body = await read_body(request, server.settings.body_limit_bytes)
-        return await asyncio.to_thread(_append_impressions, server, body)
+        body = await _body(server, request)
+        meter = server.guard.meter(request)
+        return await asyncio.to_thread(_append_impressions, server, body, meter)
 
 
 def _add_state(routes: APIRouter, server: Server) -> None:
-    @routes.get("/v1/versions", response_model=VersionsAnswer)
+    @routes.get(
+        "/v1/versions",
+        response_model=VersionsAnswer,
+        responses=problems(401, 403),
+        dependencies=server.guard.needs("read"),
+    )
     async def versions() -> Response:
         """The version that answers, those that exist, what is pinned, held and refused."""
         return _json(await asyncio.to_thread(server.versions))
 
-    errors = problems(404, 409, 503)
+    may_decide = server.guard.needs("admin")
 
-    @routes.post("/v1/versions/{number:int}/activate", response_model=PinAnswer, responses=errors)
+    @routes.post(
+        "/v1/versions/{number:int}/activate",
+        response_model=PinAnswer,
+        responses=problems(401, 403, 404, 409, 503),
+        dependencies=may_decide,
+    )
     async def activate(number: int) -> Response:
         """Pin a version: every server answers from it within its next look."""
         return _json(await asyncio.to_thread(server.activate, number))
 
-    @routes.post("/v1/versions/unpin", response_model=PinAnswer, responses=problems(503))
+    @routes.post(
+        "/v1/versions/unpin",
+        response_model=PinAnswer,
+        responses=problems(401, 403, 503),
+        dependencies=may_decide,
+    )
     async def unpin() -> Response:
         """Follow the newest version again."""
         return _json(await asyncio.to_thread(server.unpin))
@@ -144,7 +170,11 @@ def _add_state(routes: APIRouter, server: Server) -> None:
         server.require_ready()
         return _json({"status": "ok"})
 
-    @routes.get("/metrics", response_class=Response)
+    @routes.get(
+        "/metrics",
+        response_class=Response,
+        dependencies=[] if server.settings.open_metrics else server.guard.needs("read"),
+    )
     async def metrics() -> Response:
         """Prometheus exposition format 0.0.4."""
         text = server.exposition()
@@ -158,7 +188,7 @@ async def _ranked(
     job: scoring.Rank | scoring.Recommend,
     started: float,
 ) -> Response:
-    request_id = asked.request or f"r-{secrets.token_hex(8)}"
+    request_id = asked.request or request.scope[NOTES]["request_id"]
     request.scope[NOTES].update(request_id=request_id, user=hashed(asked.user))
     ranking = await server.engine.ask(job)
     request.scope[NOTES]["version"] = ranking.served.number
@@ -179,15 +209,21 @@ def _impression(user: Id, at_ms: int, request_id: str, ranking: scoring.Ranking)
     )
 
 
-def _append_actions(server: Server, body: bytes) -> Response:
-    batch = batches.read_actions(body, server.rules, time.time())
+async def _body(server: Server, request: Request) -> bytes:
+    settings = server.settings
+    return await read_body(request, settings.body_limit_bytes, settings.body_seconds)
+
+
+def _append_actions(server: Server, body: bytes, meter: Meter) -> Response:
+    batch = batches.read_actions(body, server.rules, time.time(), meter)
     answer = _append(server, "actions", batch)
     server.metrics.actions_appended_total.inc(len(batch.accepted))
     return answer
 
 
-def _append_impressions(server: Server, body: bytes) -> Response:
-    return _append(server, "impressions", batches.read_impressions(body, server.rules, time.time()))
+def _append_impressions(server: Server, body: bytes, meter: Meter) -> Response:
+    batch = batches.read_impressions(body, server.rules, time.time(), meter)
+    return _append(server, "impressions", batch)
 
 
 def _append(server: Server, topic: str, batch: batches.Batch[Any]) -> Response:

@@ -21,7 +21,10 @@ from serving.batches import Rules
 from serving.engine import Engine, Tables, not_ready
 from serving.follow import VersionFollower
 from serving.fresh import HistoryFollower
+from serving.guard import Guard
 from serving.impressions import ImpressionLog
+from serving.keys import Keyring
+from serving.limits import LimitSettings
 from serving.problems import Problem
 from serving.settings import ServingSettings
 
@@ -34,6 +37,7 @@ class Server:
         self.actions = settings.section("actions", ActionTypes)
         self.intake = settings.section("intake", IntakeSettings)
         self.metrics = ServingMetrics()
+        self.guard = self._guard(data, settings.section("limits", LimitSettings))
         self.directory = versions_of(settings, data)
         self.stream = open_stream(settings, data)
         histories = LocalHistories(settings.section("histories", HistorySettings))
@@ -121,6 +125,11 @@ class Server:
         if (served := self.engine.served) is not None:
             self.metrics.version_age_seconds.set(served.age_seconds(time.time()))
         return self.metrics.text()
+
+    def _guard(self, data: Path, limits: LimitSettings) -> Guard:
+        file = self.settings.keys
+        keyring = None if file is None else Keyring(data / file, limits, self.metrics)
+        return Guard(keyring, limits, self.metrics)
 
     def _decided(self, generation: int, pinned: int | None) -> dict[str, int | None]:
         self.follower.wake()

@@ -22,5 +22,13 @@ class ServingSettings(Section):
     """Whether what was returned is logged as shown, in topic `impressions`."""
     impressions_queue: int = Field(4096, ge=1)
     """Impressions that may wait to be logged; one more is dropped and counted."""
+    keys: str | None = None
+    """The key file, from the data folder on; without one everybody may do everything."""
+    allow_open: bool = False
+    """Whether a server without keys may listen where other machines reach it."""
+    open_metrics: bool = True
+    """Whether `/metrics` answers without a key; else it needs scope read."""
+    body_seconds: float = Field(10.0, gt=0)
+    """Longest time that a request body may take to arrive; then the answer is 408."""
     drain_seconds: float = Field(0.5, ge=0)
     """Time between "not ready" and the last request taken, so that balancers notice."""

@@ -13,6 +13,7 @@ from service.model.settings import ModelSettings
 from service.store.settings import CapSettings, SlotSettings
 from service.streams import LocalStreamSettings
 from service.versions.settings import VersionsSettings
+from serving.limits import LimitSettings
 from serving.settings import ServingSettings
 from trainer.gate_settings import GateSettings
 from trainer.settings import TrainerSettings
@@ -30,6 +31,7 @@ SECTIONS = {
     "gate": (GateSettings,),
     "versions": (VersionsSettings,),
     "serving": (ServingSettings,),
+    "limits": (LimitSettings,),
 }
 
 

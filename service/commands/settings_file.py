@@ -27,9 +27,13 @@ def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tables:
 
 def write_settings(path: Path, tables: Mapping[str, Any]) -> None:
     """Write the tables as TOML; what is read back equals them. None values are left out."""
-    text = "\n".join(_lines(tables, ())).strip() + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(to_toml(tables))
+
+
+def to_toml(tables: Mapping[str, Any]) -> str:
+    """The tables as TOML text. None values are left out."""
+    return "\n".join(_lines(tables, ())).strip() + "\n"
 
 
 def _lines(table: Mapping[str, Any], where: tuple[str, ...]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """A real server on a real port, on a real stream, with real versions of a tiny model."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -106,6 +107,11 @@ class Site:
                 return found
             time.sleep(0.01)
         raise AssertionError(f"not true within {seconds} s")
+
+    def connect(self, seconds: float = 20.0) -> socket.socket:
+        """A plain connection, for requests that no client would send."""
+        url = self.http.base_url
+        return socket.create_connection((url.host, url.port), seconds)
 
     def until_ready(self) -> None:
         self.until(self.client.ready)

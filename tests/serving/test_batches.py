@@ -4,7 +4,11 @@ import json
 
 import pytest
 
-from serving.batches import MAX_BATCH, Rules, read_actions, read_impressions
+from service.metrics import ServingMetrics
+from serving.batches import Rules, read_actions, read_impressions
+from serving.guard import Guard, Meter
+from serving.keys import anybody
+from serving.limits import MAX_BATCH, LimitSettings
 from serving.problems import Problem
 
 NOW = 1_732_096_800.0
@@ -12,18 +16,23 @@ RULES = Rules(("click", "hide"), max_future_seconds=300, max_late_seconds=86_400
 GOOD = {"user": "u1", "item": "i9", "action": "click", "at": NOW - 5}
 
 
+def unlimited() -> Meter:
+    limits = LimitSettings()
+    return Meter(Guard(None, limits, ServingMetrics()), anybody(limits))
+
+
 def body(*actions: object) -> bytes:
     return json.dumps({"actions": actions}).encode()
 
 
 def test_good_actions_are_taken_and_bad_ones_reported_by_index():
-    batch = read_actions(body(GOOD, {"user": "u1"}, GOOD | {"item": 7}), RULES, NOW)
+    batch = read_actions(body(GOOD, {"user": "u1"}, GOOD | {"item": 7}), RULES, NOW, unlimited())
     assert [action.item for action in batch.accepted] == ["i9", 7]
     assert [(r.index, r.field, r.reason) for r in batch.rejected] == [(1, "item", "is missing")]
 
 
 def test_an_action_without_a_time_happened_now():
-    batch = read_actions(body({"user": 1, "item": 2, "action": "hide"}), RULES, NOW)
+    batch = read_actions(body({"user": 1, "item": 2, "action": "hide"}), RULES, NOW, unlimited())
     assert batch.accepted[0].at == NOW
 
 
@@ -48,7 +57,7 @@ def test_an_action_without_a_time_happened_now():
     ],
 )
 def test_a_bad_action_names_its_field(changed, field, reason):
-    batch = read_actions(body(GOOD | changed), RULES, NOW)
+    batch = read_actions(body(GOOD | changed), RULES, NOW, unlimited())
     assert not batch.accepted
     assert batch.rejected[0].field == field
     assert batch.rejected[0].reason.startswith(reason)
@@ -57,13 +66,13 @@ def test_a_bad_action_names_its_field(changed, field, reason):
 @pytest.mark.parametrize("element", [b"7", b"null", b"[]", b'"x"', b'{"user": 1e999}'])
 def test_an_element_that_is_no_action_spoils_only_itself(element):
     whole = b'{"actions": [%s, %s]}' % (element, json.dumps(GOOD).encode())
-    batch = read_actions(whole, RULES, NOW)
+    batch = read_actions(whole, RULES, NOW, unlimited())
     assert len(batch.accepted) == len(batch.rejected) == 1
 
 
 def test_text_that_is_not_utf8_spoils_only_its_element():
     whole = b'{"actions": [{"user": "\xff"}, %s]}' % json.dumps(GOOD).encode()
-    assert len(read_actions(whole, RULES, NOW).accepted) == 1
+    assert len(read_actions(whole, RULES, NOW, unlimited()).accepted) == 1
 
 
 @pytest.mark.parametrize(
@@ -83,7 +92,7 @@ def test_text_that_is_not_utf8_spoils_only_its_element():
 )
 def test_a_body_that_is_no_batch_is_refused_as_a_whole(whole, status, field):
     with pytest.raises(Problem) as caught:
-        read_actions(whole, RULES, NOW)
+        read_actions(whole, RULES, NOW, unlimited())
     assert (caught.value.status, caught.value.field) == (status, field)
 
 
@@ -97,7 +106,9 @@ def test_impressions_keep_every_field():
         "history": 3,
         "version": 2,
     }
-    batch = read_impressions(json.dumps({"impressions": [full]}).encode(), RULES, NOW + 1)
+    batch = read_impressions(
+        json.dumps({"impressions": [full]}).encode(), RULES, NOW + 1, unlimited()
+    )
     assert not batch.rejected
     assert {name: getattr(batch.accepted[0], name) for name in full} == full
 
@@ -115,5 +126,7 @@ def test_impressions_keep_every_field():
     ],
 )
 def test_a_bad_impression_names_its_field(changed, field):
-    batch = read_impressions(json.dumps({"impressions": [SHOWN | changed]}).encode(), RULES, NOW)
+    batch = read_impressions(
+        json.dumps({"impressions": [SHOWN | changed]}).encode(), RULES, NOW, unlimited()
+    )
     assert [refused.field for refused in batch.rejected] == [field]

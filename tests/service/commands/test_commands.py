@@ -3,9 +3,12 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.core import TyperGroup as Group
 from typer.main import get_command
 
 from service.__main__ import app
@@ -33,10 +36,20 @@ def test_wrong_usage_has_status_2() -> None:
     assert run("replay").returncode == 2
 
 
+def commands(group: Group, above: str = "freshet") -> Iterator[tuple[str, Any]]:
+    """Every command with its full name, those of groups too."""
+    for name, command in group.commands.items():
+        if isinstance(command, Group):
+            yield from commands(command, f"{above} {name}")
+        else:
+            yield f"{above} {name}", command
+
+
 def test_every_command_and_option_is_documented() -> None:
     text = (ROOT / "docs" / "commands.md").read_text()
-    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
-        assert f"freshet {name}" in text
+    for name, command in commands(get_command(app)):
+        group, _, last = name.rpartition(" ")
+        assert name in text or (group in text and f"`{last}" in text), name
         for parameter in command.params:
             for option in parameter.opts:
                 assert not option.startswith("--") or f"`{option}" in text, f"{name} {option}"
@@ -46,7 +59,7 @@ def test_documented_options_exist() -> None:
     text = (ROOT / "docs" / "commands.md").read_text()
     known = {
         option
-        for command in get_command(app).commands.values()  # type: ignore[attr-defined]
+        for _, command in commands(get_command(app))
         for parameter in command.params
         for option in parameter.opts
     }
