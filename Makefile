@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-stack test-long lint format peers
+.PHONY: help demo test test-stack test-long lint format audit peers
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -34,6 +34,9 @@ lint: $(INSTALLED)  ## ruff, formatting, mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict $(PACKAGES:%=-p %)
+
+audit: $(INSTALLED)  ## dependencies: pins, licences, known vulnerabilities (where OSV can be reached)
+	@$(BIN)/python .ci/audit.py
 
 format: $(INSTALLED)  ## format and mend what ruff can mend
 	$(BIN)/ruff format .

@@ -99,5 +99,5 @@ def test_make_help_lists_every_target() -> None:
         text=True,
         check=True,
     )
-    for target in ("help", "demo", "test", "test-stack", "test-long", "lint", "format"):
+    for target in ("help", "demo", "test", "test-stack", "test-long", "lint", "format", "audit"):
         assert f"make {target} " in listed.stdout
