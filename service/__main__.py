@@ -157,6 +157,19 @@ def serve(
     become("serving", [*DataFolder(data).arguments(settings), *address])
 
 
+@app.command()
+def histories(
+    data: Data = DEFAULT_DATA,
+    settings: SettingsFile = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Serve /metrics here.")] = None,
+    metrics_host: Annotated[str, typer.Option(help="Address for /metrics.")] = "127.0.0.1",
+) -> None:
+    """Keep the histories in Redis up to date with the stream: `python -m service.histories`."""
+    more = [] if metrics_port is None else ["--metrics-port", str(metrics_port)]
+    more += ["--metrics-host", metrics_host]
+    become("service.histories", [*DataFolder(data).arguments(settings), *more])
+
+
 app.command()(rollback)
 app.command()(erase)
 

@@ -24,6 +24,7 @@ from service.actions import (
     time_problem,
 )
 from service.histories.erased import Erased
+from service.histories.leaving import Flags
 from service.histories.local import Events
 from service.histories.rings import Longs
 from service.streams import Record
@@ -38,6 +39,25 @@ MAX_TEXT_SHOWN = 1024
 """Of a rejected payload and of what is wrong with it, in characters."""
 MAX_HISTORY = 2**53
 """Most events that an impression may say its scoring saw."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Partition and offset of T records of one topic."""
+
+    partition_T: Longs
+    offset_T: Longs
+
+    @classmethod
+    def none(cls) -> "Places":
+        """Of nothing."""
+        return cls(*np.zeros((2, 0), np.int64))
+
+    def where(self, kept_T: Flags) -> "Places":
+        """Those whose flag is set; there may be none at all."""
+        if not len(self.offset_T):
+            return self
+        return Places(self.partition_T[kept_T], self.offset_T[kept_T])
 
 
 @dataclass
@@ -58,6 +78,8 @@ class Block:
     """Of each rejected record, as far as it can be told: the user's key, the event time in ms."""
     erased: int = 0
     """Records left out because their user was erased."""
+    places: Places = field(default_factory=lambda: Places.none())
+    """Where each event stood; empty in blocks that were not read from a stream."""
 
     def without(self, erased: Erased) -> "Block":
         """The block as if those records were not in it; they are counted, and leave no payload.
@@ -81,6 +103,7 @@ class Block:
             rejected=list(compress(self.rejected, kept_R)),
             suspects=list(compress(self.suspects, kept_R)),
             erased=self.erased + gone,
+            places=self.places.where(kept_T),
         )
 
 
@@ -97,6 +120,7 @@ class BlockBuilder:
         """codes: of the action types; the bounds of event time after and before append time."""
         self._codes, self._future_ms, self._late_ms = codes, future_ms, late_ms
         self._columns: tuple[list[int], ...] = ([], [], [], [], [])
+        self._places: tuple[list[int], ...] = ([], [])
         self._requests: list[str | None] = []
         self._items: list[Id] = []
         self._impressions: list[Impression] = []
@@ -123,6 +147,8 @@ class BlockBuilder:
         columns[2].append(code)
         columns[3].append(at_ms)
         columns[4].append(_hash(action.id) if action.id else 0)
+        self._places[0].append(source[1])
+        self._places[1].append(record.offset)
         self._requests.append(action.request)
         self._items.append(action.item)
         return at_ms
@@ -151,6 +177,7 @@ class BlockBuilder:
         return Block(
             events, self._requests, self._items, self._impressions, self._rejected, offsets,
             watermark_ms, self.records, self._suspects,
+            places=Places(*(np.array(column, np.int64) for column in self._places)),
         )  # fmt: skip
 
     def _checked_time(self, at: float, append_ms: int) -> int:

@@ -1,7 +1,7 @@
 """Every metric name of Freshet, in one place.
 
 All names start with `freshet_` and use base units; `_total` is for counters only; durations that
-vary are histograms; no label ever carries a user or an item. Each process owns one of the two
+vary are histograms; no label ever carries a user or an item. Each process owns one of the three
 classes below, with a registry of its own: nothing is global, so tests build as many as they like.
 """
 
@@ -245,6 +245,49 @@ class ServingMetrics(Metrics):
             "What was over a rate: requests of a key (rankings, records), single user_actions",
             "what",
         )
+
+
+class HistoryMetrics(Metrics):
+    """What the writer of the histories in Redis counts; served by `python -m service.histories`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.history_records_total = self._counter(
+            "history_records_total", "Stream records applied to the histories"
+        )
+        self.history_events_total = self._counter(
+            "history_events_total",
+            "Actions read for the histories, by outcome: kept, duplicate, known (contained "
+            "already) or erased",
+            "outcome",
+        )
+        self.history_write_seconds = self._histogram(
+            "history_write_seconds", "Time to put one block of records into Redis", STEP_BUCKETS
+        )
+        self.history_lag_records = self._gauge(
+            "history_lag_records", "Records in the stream that the histories do not contain yet"
+        )
+        self.history_conflicts_total = self._counter(
+            "history_conflicts_total",
+            "Values that another writer changed first, and were read again",
+        )
+        self.history_damaged_total = self._counter(
+            "history_damaged_total", "Values in Redis that could not be read, and began anew"
+        )
+        self.history_seeded_total = self._counter(
+            "history_seeded_total",
+            "Users whose history was taken from a version into an empty Redis",
+        )
+        self.history_failures_total = self._counter(
+            "history_failures_total",
+            "Times that the histories could not go on, by what failed: redis, contents, stream or "
+            "versions",
+            "what",
+        )
+        self.watermark_seconds = self._gauge(
+            "watermark_seconds", "Event time up to which the stream is believed complete"
+        )
+        self.redis_up = self._gauge("redis_up", "1 while Redis answers this process")
 
 
 class Readings:

@@ -15,7 +15,7 @@ from service.errors import SettingsError
 
 SECTIONS = (
     "actions", "stream", "intake", "histories", "store", "model", "versions", "trainer", "gate",
-    "serving", "limits",
+    "serving", "limits", "redis",
 )  # fmt: skip
 
 
@@ -57,6 +57,10 @@ class Settings:
             return kind.model_validate(self._sections.get(name, {}))
         except ValidationError as error:
             raise SettingsError(_explain(name, kind, error)) from None
+
+    def has(self, name: str) -> bool:
+        """Whether the file has this section, be it empty."""
+        return name in self._sections
 
     def to_dict(self) -> dict[str, Any]:
         """The sections as written, to hand to a child process or a manifest."""

@@ -8,8 +8,9 @@ from pydantic import BaseModel
 from service.action_types import ActionType, ActionTypes
 from service.histories.settings import HistorySettings
 from service.intake import IntakeSettings
-from service.metrics import ServingMetrics, TrainerMetrics
+from service.metrics import HistoryMetrics, ServingMetrics, TrainerMetrics
 from service.model.settings import ModelSettings
+from service.redis.settings import RedisSettings
 from service.store.settings import CapSettings, SlotSettings
 from service.streams import LocalStreamSettings
 from service.versions.settings import VersionsSettings
@@ -31,6 +32,7 @@ SECTIONS = {
     "gate": (GateSettings,),
     "versions": (VersionsSettings,),
     "serving": (ServingSettings,),
+    "redis": (RedisSettings,),
     "limits": (LimitSettings,),
 }
 
@@ -44,9 +46,9 @@ def test_every_setting_stands_under_its_section(section: str) -> None:
         assert not missing
 
 
-@pytest.mark.parametrize("metrics", [TrainerMetrics, ServingMetrics])
+@pytest.mark.parametrize("metrics", [TrainerMetrics, ServingMetrics, HistoryMetrics])
 def test_every_metric_stands_in_the_operating_page(
-    metrics: type[TrainerMetrics] | type[ServingMetrics],
+    metrics: type[TrainerMetrics] | type[ServingMetrics] | type[HistoryMetrics],
 ) -> None:
     page = (DOCS / "operating.md").read_text()
     names = {family.name for family in metrics().registry.collect()}

@@ -25,6 +25,7 @@ from kernels.key_index import key_index
 from service.errors import VersionError
 from service.histories.keeping import UNNUMBERED, copy_out, measure, take_in
 from service.histories.leaving import FOREVER_MS, Flags, are_overdue, longest_unseen, overdue
+from service.histories.packing import Packed, packed, unpack
 from service.histories.rings import FIRST_BYTES, LINE_BYTES, Longs, Rings
 from service.store.budget import FREE_BYTES, INDEX_BYTES, KEY_BYTES, Budget
 
@@ -201,6 +202,20 @@ class LocalHistories:
         item_T, action_T, at_ms_T = (np.empty(offsets[-1], np.int64) for _ in range(3))
         copy_out(self._rings.memory, owner_B, offsets, item_T, action_T, at_ms_T)
         return Histories(offsets, item_T, action_T, at_ms_T, count_B)
+
+    def pack(self, user_M: Longs) -> Packed:
+        """Everything that later results depend on, user by user; nothing of unknown users."""
+        return packed(self._rings.lines, self._rings.memory, self._lookup(user_M))
+
+    def unpack(self, user_M: Longs, values: Packed) -> None:
+        """Become, for these different users, the histories that returned `values`, whatever the
+        budget. Of longer ones the last `capacity` events stay."""
+        self.forget(user_M)
+        held_M = np.diff(values.bounds) > 0
+        self._rings.allow(math.inf)
+        owner_M = self._insert(user_M[held_M])
+        capacity, at_M = self.settings.capacity, values.at_M[held_M]
+        unpack(self._rings.memory, capacity, RECENT_IDS, owner_M, values.words, at_M)
 
     def expire(self, watermark_ms: int, budget: int) -> Longs:
         """Forget users unseen for the time-to-live, looking at `budget` users; return their keys.

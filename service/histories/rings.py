@@ -170,6 +170,19 @@ def _grown(memory, at, width, size):
 
 
 @njit(cache=True, nogil=True)
+def laid(memory, at, width, records):
+    """Give an empty ring memory for so many records; where it is, as `ring_at` says it."""
+    words, book, lines, tally = memory
+    size = FIRST
+    while size < records:
+        size *= 2
+    if records:
+        lines[at + PIECE] = take(words, book, size * width)
+        tally[GROWN] += (size - FIRST) * width
+    return ring_at(lines, at, width)
+
+
+@njit(cache=True, nogil=True)
 def ring_at(lines, at, width):
     """First word of a ring's memory and its size less one, by which ordinals become places."""
     piece = lines[at + PIECE]

@@ -1,13 +1,16 @@
 """Real servers, started once for all tests that need them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from tests.stack.brokers import Broker, BrokerError
+from tests.stack.redises import RedisError, RedisServer
 
 
 @dataclass(frozen=True)
@@ -36,3 +39,41 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker | Given]:
 def prefix() -> str:
     """What the names of this test's topics begin with."""
     return f"t{uuid4().hex[:12]}."
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One Redis for all tests that do not harm it."""
+    with _redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(shared_redis: RedisServer) -> RedisServer:
+    """That Redis, empty."""
+    with shared_redis.client() as client:
+        client.flushall()
+    return shared_redis
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+    """Start a Redis that the test may kill, pause or give settings of its own."""
+    started: list[RedisServer] = []
+
+    def start(**settings: Any) -> RedisServer:
+        server = _redis(tmp_path / f"redis{len(started)}", **settings)
+        started.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in started:
+        server.kill()
+
+
+def _redis(root: Path, **settings: Any) -> RedisServer:
+    try:
+        return RedisServer(root, **settings)
+    except RedisError as error:
+        pytest.fail(str(error), pytrace=False)

@@ -1,0 +1,96 @@
+"""`python -m service.histories`: keep the histories in Redis up to date with the stream.
+
+One such process is enough; a second one does no harm. It needs no trainer and no server.
+"""
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+
+from prometheus_client import start_http_server
+
+from service.action_types import ActionTypes
+from service.errors import FreshetError, InputError, SettingsError
+from service.histories.redis.store import HistoryStore
+from service.histories.redis.writer import HistoryWriter, Rules
+from service.histories.settings import HistorySettings
+from service.intake import IntakeSettings
+from service.logs import add_log_options, log_uncaught, start_logging
+from service.metrics import HistoryMetrics
+from service.redis.connection import connect
+from service.redis.settings import redis_of
+from service.settings import Settings
+from service.streams import open_stream
+from service.versions.settings import versions_of
+
+_log = logging.getLogger("histories")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write until SIGTERM or SIGINT. Returns 0 after a clean stop, 1 for input that is wrong."""
+    options = _parser().parse_args(arguments)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        start_logging(options.log_level, options.log_format)
+        log_uncaught()
+        _write(options, stop)
+    except FreshetError as error:
+        _log.error("%s", error)
+        return 1
+    return 0
+
+
+def _write(options: argparse.Namespace, stop: threading.Event) -> None:
+    settings, metrics = Settings.load(options.settings), HistoryMetrics()
+    rules = rules_of(settings)
+    if options.metrics_port:
+        _serve_metrics(options.metrics_host, options.metrics_port, metrics)
+    with (
+        closing(open_stream(settings, options.data)) as stream,
+        closing(connect(rules.redis)) as client,
+    ):
+        store = HistoryStore(client, rules.redis.prefix, rules.histories)
+        HistoryWriter(stream, versions_of(settings, options.data), store, rules, metrics).run(stop)
+
+
+def rules_of(settings: Settings) -> Rules:
+    """The sections that decide what the writer does. Raises SettingsError without [redis]."""
+    redis = redis_of(settings)
+    if redis is None:
+        raise SettingsError(
+            "the settings have no section [redis]: histories then live in every server, and there "
+            "is nothing to write; add the section, or do not start this process"
+        )
+    return Rules(
+        settings.section("actions", ActionTypes),
+        settings.section("intake", IntakeSettings),
+        settings.section("histories", HistorySettings),
+        redis,
+    )
+
+
+def _serve_metrics(host: str, port: int, metrics: HistoryMetrics) -> None:
+    try:
+        start_http_server(port, host, metrics.registry)
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--metrics-port {port} cannot be used: {error}; choose another") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m service.histories", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of stream and versions")
+    parser.add_argument("--settings", type=Path, help="TOML file with a section [redis]")
+    parser.add_argument("--metrics-port", type=int, default=0, help="serve /metrics here (0: no)")
+    parser.add_argument("--metrics-host", default="127.0.0.1", help="address for /metrics")
+    add_log_options(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
