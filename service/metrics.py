@@ -240,6 +240,11 @@ class ServingMetrics(Metrics):
             "Requests without leave, by reason: missing, unknown, expired, scope or origin",
             "reason",
         )
+        self.connections_refused_total = self._counter(
+            "connections_refused_total",
+            "Connections closed, by reason: crowded, slow or large heads, malformed, stalled",
+            "reason",
+        )
         self.rate_limited_total = self._counter(
             "rate_limited_total",
             "What was over a rate: requests of a key (rankings, records), single user_actions",

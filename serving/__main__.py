@@ -18,6 +18,7 @@ from service.errors import FreshetError
 from service.logs import add_log_options, log_uncaught, start_logging
 from service.settings import Settings
 from serving.app import create_app
+from serving.connections import connections
 from serving.guard import require_keys
 from serving.server import Server
 
@@ -77,7 +78,8 @@ class Http(uvicorn.Server):
                 host=host,
                 port=port,
                 loop="uvloop",
-                http="httptools",
+                http=connections(server.settings, server.metrics),
+                timeout_keep_alive=server.settings.keep_alive_seconds,
                 ws="none",
                 log_config=None,
                 access_log=False,

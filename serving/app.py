@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from serving.access import NOTES, Access
+from serving.connections import Crowd
 from serving.problems import Problem
 from serving.routes import router
 from serving.server import Server
@@ -38,6 +39,7 @@ def create_app(server: Server) -> FastAPI:
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(HTTPException, _routing_problem)
     app.add_exception_handler(Exception, _failure)
+    app.add_middleware(Crowd)
     app.add_middleware(Access, metrics=server.metrics)
     return app
 

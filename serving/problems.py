@@ -12,6 +12,7 @@ MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:freshet:problem:"
 
 TITLES = {
+    "not-http": "This is not HTTP",
     "not-json": "The body is not JSON",
     "unauthorized": "A key is needed",
     "forbidden": "This key may not do this",
@@ -27,6 +28,9 @@ TITLES = {
     "not-ready": "No version is loaded yet",
     "log-unavailable": "The log did not take the records",
     "versions-unavailable": "The version directory cannot be read or written",
+    "large-head": "The head of the request is too long",
+    "slow-head": "The request took too long to begin",
+    "crowded": "Too many connections are open",
     "slow-body": "The body took too long",
     "client-gone": "The body ended before it was complete",
     "internal": "The server failed",

@@ -28,6 +28,14 @@ class ServingSettings(Section):
     """Whether a server without keys may listen where other machines reach it."""
     open_metrics: bool = True
     """Whether `/metrics` answers without a key; else it needs scope read."""
+    connections: int = Field(512, ge=1)
+    """Connections that are served; requests on further ones are answered with 503."""
+    keep_alive_seconds: int = Field(75, ge=1)
+    """How long an idle connection is kept: longer than a balancer keeps its own (mostly 60 s)."""
+    head_bytes: int = Field(32_768, ge=1024)
+    """Longest head of a request (path and headers); a longer one is answered with 431."""
+    head_seconds: float = Field(10.0, gt=0)
+    """Longest time that a head may take to arrive; then the answer is 408."""
     body_seconds: float = Field(10.0, gt=0)
     """Longest time that a request body may take to arrive; then the answer is 408."""
     drain_seconds: float = Field(0.5, ge=0)

@@ -26,6 +26,7 @@ from service.model.settings import ModelSettings
 from service.settings import Settings
 from service.versions import Manifest, RowIds, SlotRows, Snapshot, VersionDirectory
 from serving.app import create_app
+from serving.connections import connections
 from serving.server import Server
 
 MODEL = ModelSettings(dim=16, layers=2, heads=1, qk_width=8, v_width=8, window=16)
@@ -128,7 +129,12 @@ class Site:
 def running(data: Path, **sections: Any) -> Iterator[Site]:
     server = Server(data, Settings(sections))
     config = uvicorn.Config(
-        create_app(server), port=0, log_config=None, ws="none", timeout_graceful_shutdown=5
+        create_app(server),
+        port=0,
+        http=connections(server.settings, server.metrics),
+        log_config=None,
+        ws="none",
+        timeout_graceful_shutdown=5,
     )
     http = uvicorn.Server(config)
     thread = threading.Thread(target=http.run, daemon=True)
