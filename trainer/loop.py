@@ -70,6 +70,8 @@ class Trainer:
                     break
                 if read is not None:
                     self._train(read)
+                if time.monotonic() - self._measured > MEASURE_SECONDS:
+                    self._measure()
                 if self._due():
                     self._obey()
                     if self._changed or self.publisher.failed:
@@ -108,12 +110,10 @@ class Trainer:
         self.publisher.blocks.append(block.records)
         self._changed = True
         self.metrics.step_seconds.observe(time.monotonic() - began)
-        if began - self._measured > MEASURE_SECONDS:
-            self._measured = began
-            self._measure()
 
     def _measure(self) -> None:
         """Refresh the metrics. The lag is what was not learned, read or not."""
+        self._measured = time.monotonic()
         ends = (
             self.stream.bounds(topic, partition)[1] - offset
             for topic, partitions in self.position.offsets.items()

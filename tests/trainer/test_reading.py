@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from service.errors import StreamError
 from service.intake import Intake, IntakeSettings
 from service.streams import LocalStream
 from tests.trainer.workshop import Workshop, told
+from trainer import loop
 from trainer.reading import AHEAD, ReadAhead
 
 SIZE = 32
@@ -139,3 +141,22 @@ def test_a_reader_that_is_told_to_exit_does_not_leave_others_waiting(workshop: W
         intake.block = lambda *_: sys.exit(3)  # type: ignore[assignment]
         with closing(ReadAhead(intake, SIZE, 0.01)) as blocks, pytest.raises(SystemExit):
             next(iter(blocks))
+
+
+def test_the_lag_falls_to_nothing_while_nothing_comes(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only when a block is learned: the last one may come right after a look."""
+    monkeypatch.setattr(loop, "MEASURE_SECONDS", 3.0)
+    story, stop = told(200), threading.Event()
+    workshop.tell(story)
+    with workshop.training() as trainer:
+        told_lag = partial(trainer.metrics.registry.get_sample_value, "freshet_stream_lag_records")
+        thread = threading.Thread(target=trainer.run, args=(stop,))
+        thread.start()
+        try:
+            until(lambda: trainer.teacher.state.counters["records"] == story.records)
+            until(lambda: told_lag() == 0.0)
+        finally:
+            stop.set()
+            thread.join()
