@@ -7,6 +7,7 @@ early an event is, is judged against its record's append time.
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from pydantic import Field
 from service.action_types import ActionTypes
 from service.actions import Action, Impression
 from service.blocks import Block, BlockBuilder, Offsets
-from service.errors import OffsetError
+from service.errors import OffsetError, StreamError
 from service.settings import Section
 from service.streams import Record, Stream
 
@@ -44,6 +45,8 @@ class _Partition:
     buffer: list[Record] = field(default_factory=list)
     used: int = 0
     empty_since: float | None = None
+    over: bool = False
+    """Nothing is left, and nothing will be appended any more."""
 
     @property
     def head(self) -> Record | None:
@@ -63,6 +66,13 @@ class _Partition:
             self.empty_since = None
         elif self.empty_since is None:
             self.empty_since = time.monotonic()
+
+    def drained(self, stream: Stream) -> bool:
+        """Whether nothing is left, now that nothing will be appended any more. A stream that is
+        away may hold more."""
+        with suppress(StreamError):
+            self.over = self.over or stream.drained(self.topic, self.number, self.next_offset)
+        return self.over
 
 
 class Intake:
@@ -120,20 +130,22 @@ class Intake:
         max_records: int,
         wait_seconds: float,
         ended: Callable[[], bool] | None = None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> Block | None:
         """The next `max_records` records, or fewer once `wait_seconds` have passed; None if none.
 
         With `ended`, an empty partition is waited for until `ended()` says that nothing more will
-        be appended to any: then blocks depend on the stream alone and a replay repeats.
+        be appended to any, and all that was has been read: then blocks depend on the stream alone
+        and a replay repeats. `stopped` ends all waiting.
         """
         deadline = time.monotonic() + wait_seconds
         builder = BlockBuilder(self._codes, self._future_ms, self._late_ms)
         while builder.records < max_records:
-            final = ended is not None and ended()  # before reading: what is empty then stays empty
+            final = ended is not None and ended()
             chosen = self._next(final, patient=ended is not None)
             if chosen is not None:
                 self._take(chosen, builder, max_records)
-            elif final or time.monotonic() >= deadline:
+            elif self._over or time.monotonic() >= deadline or stopped():
                 break
             else:
                 time.sleep(POLL_SECONDS)
@@ -167,11 +179,15 @@ class Intake:
         for p in self._partitions:
             p.fill(self._stream)
             if p.head is None:
-                if not final and (patient or not self._idle(p)):
+                if not (p.drained(self._stream) if final else not patient and self._idle(p)):
                     return None
             elif best is None or p.place < best.place:
                 best = p
         return best
+
+    @property
+    def _over(self) -> bool:
+        return all(p.over and p.head is None for p in self._partitions)
 
     def _idle(self, p: _Partition) -> bool:
         since = time.monotonic() if p.empty_since is None else p.empty_since

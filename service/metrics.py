@@ -97,6 +97,12 @@ class TrainerMetrics(Metrics):
         self.stream_lag_records = self._gauge(
             "stream_lag_records", "Records in the stream that the trainer has not learned yet"
         )
+        self.stream_retention_margin_ratio = self._gauge(
+            "stream_retention_margin_ratio",
+            "Share of what a topic holds that the trainer has behind it, in the partition where it "
+            "is smallest: near 0 the records deleted next are those it needs next",
+            "topic",
+        )
         self.watermark_seconds = self._gauge(
             "watermark_seconds", "Event time up to which the stream is believed complete"
         )

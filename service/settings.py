@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from service.errors import SettingsError
 
 SECTIONS = (
-    "actions", "stream", "intake", "histories", "store", "model", "versions", "trainer", "gate",
-    "serving", "limits", "redis",
+    "actions", "stream", "kafka", "intake", "histories", "store", "model", "versions", "trainer",
+    "gate", "serving", "limits", "redis",
 )  # fmt: skip
 
 

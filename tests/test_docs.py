@@ -13,6 +13,7 @@ from service.model.settings import ModelSettings
 from service.redis.settings import RedisSettings
 from service.store.settings import CapSettings, SlotSettings
 from service.streams import LocalStreamSettings
+from service.streams.kafka.settings import KafkaSettings
 from service.versions.settings import VersionsSettings
 from serving.limits import LimitSettings
 from serving.settings import ServingSettings
@@ -23,6 +24,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 SECTIONS = {
     "actions": (ActionTypes, ActionType),
     "stream": (LocalStreamSettings,),
+    "kafka": (KafkaSettings,),
     "intake": (IntakeSettings,),
     "histories": (HistorySettings,),
     "store": (CapSettings,),

@@ -118,7 +118,7 @@ def build(
     state = plan.fresh_state()
     gate = plan.fresh_gate(state.learner, metrics)
     rules = Rules(plan.tied(), plan.histories.capacity, plan.trainer)
-    writer = Writer(versions, gate, rules, stream.sync)
+    writer = Writer(versions, gate, rules, stream)
     decisions = versions.decisions()
     resumed, obeyed = newest_complete(versions), decisions
     intake = Intake(stream, plan.intake, plan.types)

@@ -1,5 +1,6 @@
 """The job: take the next block, learn it, and publish a version when it is time."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from contextlib import closing
 import msgspec
 
 from service.blocks import Block
+from service.errors import StreamError
 from service.intake import Intake
 from service.metrics import TrainerMetrics
 from service.model.ranker import described
@@ -20,7 +22,10 @@ from trainer.reading import Read, ReadAhead
 from trainer.settings import TrainerSettings
 from trainer.teaching import Teacher
 
+_log = logging.getLogger(__name__)
+
 MEASURE_SECONDS = 0.5
+RETRY_SECONDS = 1.0
 
 
 class Trainer:
@@ -63,13 +68,13 @@ class Trainer:
         self._ran = True
         self._obey()
         records, wait_seconds = self.settings.block_records, self.settings.block_ms / 1000
-        final = ended and (lambda: stop.is_set() or ended())
-        with closing(ReadAhead(self.intake, records, wait_seconds, final)) as blocks:
+        ahead = ReadAhead(self.intake, records, wait_seconds, ended, stop.is_set)
+        with closing(ahead) as blocks:
             for read in blocks:
                 if stop.is_set():
                     break
                 if read is not None:
-                    self._train(read)
+                    self._train(read, stop)
                 if time.monotonic() - self._measured > MEASURE_SECONDS:
                     self._measure()
                 if self._due():
@@ -98,14 +103,16 @@ class Trainer:
         if self.operators.obey(self.teacher, self.publisher):
             self._changed = True
 
-    def _train(self, read: Read) -> None:
+    def _train(self, read: Read, stop: threading.Event) -> None:
+        """Learn a block, or none of it where `stop` came while the stream was away."""
         began, block = time.monotonic(), read.block.without(self.operators.erased)
+        if not self._rejected(block, stop):
+            return
         self.position = Position(
             block.offsets, self.position.topic_ids, read.largest_ms, block.watermark_ms
         )
         if block.erased:
             self.teacher.state.counters["erased"] += block.erased
-        self._reject(block)
         self.teacher.teach(block)
         self.publisher.blocks.append(block.records)
         self._changed = True
@@ -114,23 +121,27 @@ class Trainer:
     def _measure(self) -> None:
         """Refresh the metrics. The lag is what was not learned, read or not."""
         self._measured = time.monotonic()
-        ends = (
-            self.stream.bounds(topic, partition)[1] - offset
-            for topic, partitions in self.position.offsets.items()
-            for partition, offset in partitions.items()
-        )
-        self.measures.take(self.position.watermark_ms, sum(ends))
+        self.measures.take(self.position.watermark_ms, self.stream.lag(self.position.offsets))
 
-    def _reject(self, block: Block) -> None:
-        """Tell the `rejected` topic what could not be read, and count it by reason.
+    def _rejected(self, block: Block, stop: threading.Event) -> bool:
+        """Tell the `rejected` topic what could not be read, and count it by reason. While the
+        stream does not take it the block is not learned: False if `stop` ended the attempts.
 
         A block that is read again after a crash is told again: the place in each record says so.
         """
+        payloads = [msgspec.json.encode(one) for one in block.rejected]
+        while payloads:
+            try:
+                self.stream.append("rejected", 0, payloads)
+                break
+            except StreamError as error:
+                _log.error("what was rejected is not told yet, and is tried again: %s", error)
+                if stop.wait(RETRY_SECONDS):
+                    return False
         for one in block.rejected:
             self.teacher.state.counters[f"rejected_{one.reason}"] += 1
             self.metrics.rejected_total.labels(one.reason).inc()
-        if block.rejected:
-            self.stream.append("rejected", 0, [msgspec.json.encode(one) for one in block.rejected])
+        return True
 
     def _due(self) -> bool:
         wall = self.settings.publish_clock == "wall"

@@ -1,6 +1,9 @@
 """What the trainer's metrics say of its state, refreshed now and then."""
 
+from collections.abc import Mapping
+
 from service.metrics import Tally, TrainerMetrics
+from service.streams.protocol import Lag
 from trainer.teaching import Teacher
 
 REFUSALS = ("full", "spared")
@@ -17,14 +20,17 @@ class Measures:
         self._tally = Tally()
         self._store()
 
-    def take(self, watermark_ms: int, lag: int) -> None:
-        """Refresh everything. `lag`: records of the streams that were not learned."""
+    def take(self, watermark_ms: int, lag: Mapping[str, Lag]) -> None:
+        """Refresh everything. `lag`: what of each topic was not learned, where that is known."""
         metrics = self._metrics
         for model, rate in self._teacher.evaluation.hit_rates().items():
             metrics.hit_rate.labels(model).set(rate)
         metrics.block.set(self._teacher.state.block)
         metrics.watermark_seconds.set(watermark_ms / 1000)
-        metrics.stream_lag_records.set(lag)
+        if lag:
+            metrics.stream_lag_records.set(sum(one.records for one in lag.values()))
+        for topic, one in lag.items():
+            metrics.stream_retention_margin_ratio.labels(topic).set(one.margin)
         self._store()
 
     def _store(self) -> None:

@@ -25,7 +25,8 @@ class Read(NamedTuple):
 class ReadAhead:
     """Iterates over an intake's blocks, None where live nothing came for `wait_seconds`.
 
-    With `ended`, blocks are full however long that takes, and the last one is followed by the end.
+    With `ended`, blocks are full however long that takes, and the last one is followed by the end;
+    `stopped` ends that waiting.
     What the reading raised is raised here, behind the blocks before it. What was read is not yet
     learned: the place of the intake says nothing of the state.
     """
@@ -36,9 +37,10 @@ class ReadAhead:
         records: int,
         wait_seconds: float,
         ended: Callable[[], bool] | None = None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self._intake, self._records, self._wait_seconds = intake, records, wait_seconds
-        self._ended = ended
+        self._ended, self._stop = ended, stopped
         self._ready: queue.Queue[Read | BaseException | _End | None] = queue.Queue(AHEAD)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="reader", daemon=True)
@@ -70,12 +72,11 @@ class ReadAhead:
         if self._ended is None:
             block = self._intake.block(self._records, self._wait_seconds)
         else:
-            block = self._intake.block(self._records, math.inf, self._final)
+            block = self._intake.block(self._records, math.inf, self._ended, self._stopped)
         return Read(block, self._intake.largest_ms) if block is not None else None
 
-    def _final(self) -> bool:
-        assert self._ended is not None
-        return self._closed.is_set() or self._ended()
+    def _stopped(self) -> bool:
+        return self._closed.is_set() or self._stop()
 
     def _hand_over(self, read: "Read | BaseException | _End | None") -> None:
         if read is None and not self._ready.empty():

@@ -94,7 +94,7 @@ def start_after(stream: Stream, manifest: Manifest, begin: str | None) -> Start:
             elif at_ms is None:
                 first = low
             else:
-                first = _first_since(stream, topic, partition, at_ms)
+                first = stream.first_since(topic, partition, at_ms)
             lost += 0 if other else max(0, first - offset)
             partitions[partition] = first
             _log.warning("%s/%d goes on at offset %d, not %d", topic, partition, first, offset)
@@ -118,18 +118,6 @@ def _gone(
         f"{what}; restore the stream, or accept what is lost and go on with what was learned: "
         "start the trainer once with --from earliest, or --from TIME"
     )
-
-
-def _first_since(stream: Stream, topic: str, partition: int, at_ms: int) -> int:
-    """Offset of the first record appended at a time or later; append times ascend."""
-    low, end = stream.bounds(topic, partition)
-    while low < end:
-        middle = (low + end) // 2
-        if stream.read(topic, partition, middle, 1)[0].append_ms < at_ms:
-            low = middle + 1
-        else:
-            end = middle
-    return low
 
 
 def _milliseconds(text: str) -> int:

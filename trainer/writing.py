@@ -2,11 +2,11 @@
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from service.errors import VersionError
+from service.streams import Stream
 from service.versions import Checkpoint, Draft, Manifest, Snapshot, VersionDirectory, fold
 from trainer.candidates import Candidate, Candidates, Standard
 from trainer.chains import Chain, number_of
@@ -35,10 +35,10 @@ class Writer:
     """Knows the newest version, and what the next one can build on. One thread at a time."""
 
     def __init__(
-        self, directory: VersionDirectory, gate: Gate, rules: Rules, sync: Callable[[], None]
+        self, directory: VersionDirectory, gate: Gate, rules: Rules, stream: Stream
     ) -> None:
-        """`sync` makes what was read from the streams durable."""
-        self._directory, self._gate, self._rules, self._sync = directory, gate, rules, sync
+        """`stream` is what is learned from: synced before a version counts on it."""
+        self._directory, self._gate, self._rules, self._stream = directory, gate, rules, stream
         self._candidates = Candidates(gate, rules.settings)
         self._segments = SegmentFiles(directory, rules.history_capacity)
         self._parent: Manifest | None = None
@@ -74,7 +74,8 @@ class Writer:
            read;
         4. create the manifest, only if absent: the commit (`Draft.commit` has its own steps);
         5. move the LATEST hint;
-        6. remove the versions that nobody needs any more.
+        6. show the offsets to whoever watches the log, for display only: nothing reads them back;
+        7. remove the versions that nobody needs any more.
 
         Servers look at the directory, so nothing is announced. Raises VersionExists if another
         trainer is ahead, OSError or VersionError if something could not be written or read.
@@ -90,8 +91,9 @@ class Writer:
             delta = Checkpoint(tensors, meta, self.number, number_of(parent))
             self._write_checkpoint(draft, parent, delta, wipe)
             step = self._write_snapshot(draft, parent, candidate, wipe)
-            self._sync()
+            self._stream.sync()
             manifest = draft.commit(self._manifest(cut, candidate, step))
+        self._stream.progress(cut.position.offsets)
         self._gate.committed(candidate.verdict)
         self.resume(manifest, meta, candidate.standard)
         if wipe:

@@ -8,6 +8,6 @@ is the embedded one. The rest is its files, from the inside out: `frames.py`, `s
 
 from service.streams.local import LocalStream, LocalStreamSettings
 from service.streams.opening import open_stream
-from service.streams.protocol import Record, Stream
+from service.streams.protocol import Lag, Record, Stream
 
-__all__ = ["LocalStream", "LocalStreamSettings", "Record", "Stream", "open_stream"]
+__all__ = ["Lag", "LocalStream", "LocalStreamSettings", "Record", "Stream", "open_stream"]

@@ -12,7 +12,7 @@ from service.errors import StreamError
 from service.settings import Section
 from service.streams.frames import bodies
 from service.streams.partition import Partition
-from service.streams.protocol import Record
+from service.streams.protocol import Lag, Record, lag_of
 from service.streams.syncer import Syncer
 from service.streams.topic import Topic
 
@@ -90,6 +90,28 @@ class LocalStream:
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """As Stream.bounds."""
         return self._topic(topic).partition(partition).bounds()
+
+    def drained(self, topic: str, partition: int, offset: int) -> bool:
+        """As Stream.drained."""
+        return offset >= self.bounds(topic, partition)[1]
+
+    def first_since(self, topic: str, partition: int, at_ms: int) -> int:
+        """As Stream.first_since; append times ascend."""
+        low, end = self.bounds(topic, partition)
+        while low < end:
+            middle = (low + end) // 2
+            if self.read(topic, partition, middle, 1)[0].append_ms < at_ms:
+                low = middle + 1
+            else:
+                end = middle
+        return low
+
+    def lag(self, offsets: Mapping[str, Mapping[int, int]]) -> dict[str, Lag]:
+        """As Stream.lag."""
+        return {
+            topic: lag_of((*self.bounds(topic, p), at) for p, at in partitions.items())
+            for topic, partitions in offsets.items()
+        }
 
     def progress(self, offsets: Mapping[str, Mapping[int, int]]) -> None:
         """As Stream.progress. Nobody watches: the manifest has the same offsets."""

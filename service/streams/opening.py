@@ -3,10 +3,18 @@
 from pathlib import Path
 
 from service.settings import Settings
+from service.streams.kafka.settings import kafka_settings
 from service.streams.local import LocalStream, LocalStreamSettings
 from service.streams.protocol import Stream
 
 
 def open_stream(settings: Settings, data: Path) -> Stream:
-    """The stream of the Freshet in the directory `data`: the embedded one below it."""
+    """The stream of the Freshet in the directory `data`: Kafka where section [kafka] or the
+    environment names servers, else the embedded one below `data`."""
+    kafka = kafka_settings(settings)
+    if kafka is not None:
+        # Imported only here: who runs on the embedded log need not wait for kafka-python.
+        from service.streams.kafka.stream import KafkaStream
+
+        return KafkaStream(kafka)
     return LocalStream(data / "stream", settings.section("stream", LocalStreamSettings))

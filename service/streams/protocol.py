@@ -1,6 +1,6 @@
 """What every stream offers: ordered, durable, partitioned logs of opaque payloads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -10,6 +10,27 @@ class Record(NamedTuple):
     offset: int
     append_ms: int
     payload: bytes
+
+
+class Lag(NamedTuple):
+    """How a reader stands in one topic."""
+
+    records: int
+    """What the stream holds and the reader has not read."""
+    margin: float
+    """Share of what the stream holds that lies before the reader, in the partition where it is
+    smallest: at 0 the records deleted next are those that it needs next."""
+
+
+def lag_of(places: Iterable[tuple[int, int, int]]) -> Lag:
+    """The lag of a reader by (first offset held, next offset, offset of the reader) of each of
+    its partitions."""
+    records, margin = 0, 1.0
+    for low, end, at in places:
+        records += max(0, end - at)
+        if at < end:
+            margin = min(margin, max(0, at - low) / (end - low))
+    return Lag(records, margin)
 
 
 class Stream(Protocol):
@@ -55,6 +76,20 @@ class Stream(Protocol):
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """The offsets of the first record still held and of the next one to be written."""
+        ...
+
+    def drained(self, topic: str, partition: int, offset: int) -> bool:
+        """Whether a reader at `offset` has read all that the partition held at this call. Where
+        that is so `read` finds nothing; the other way round it need not be."""
+        ...
+
+    def first_since(self, topic: str, partition: int, at_ms: int) -> int:
+        """The offset of the first record appended at this time or later; the end without any."""
+        ...
+
+    def lag(self, offsets: Mapping[str, Mapping[int, int]]) -> dict[str, Lag]:
+        """How a reader at these offsets stands, by topic. For display only: it never waits, may
+        be a few seconds old, and lacks topics of which nothing is known at present."""
         ...
 
     def progress(self, offsets: Mapping[str, Mapping[int, int]]) -> None:

@@ -9,6 +9,8 @@ from uuid import uuid4
 
 import pytest
 
+from service.streams.kafka.settings import KafkaSettings
+from service.streams.kafka.stream import KafkaStream
 from tests.stack.brokers import Broker, BrokerError
 from tests.stack.redises import RedisError, RedisServer
 
@@ -39,6 +41,21 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker | Given]:
 def prefix() -> str:
     """What the names of this test's topics begin with."""
     return f"t{uuid4().hex[:12]}."
+
+
+@pytest.fixture
+def open_kafka(kafka: Broker | Given, prefix: str) -> Iterator[Callable[..., KafkaStream]]:
+    """Open streams on this test's topics; all are closed after the test."""
+    opened: list[KafkaStream] = []
+
+    def open_another(**settings: object) -> KafkaStream:
+        chosen = {"servers": kafka.servers, "prefix": prefix, "partitions": 1, **settings}
+        opened.append(KafkaStream(KafkaSettings.model_validate(chosen)))
+        return opened[-1]
+
+    yield open_another
+    for stream in opened:
+        stream.close()
 
 
 @pytest.fixture(scope="session")
