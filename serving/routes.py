@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ValidationError
+from starlette.convertors import IntegerConvertor, register_url_convertor
 
 from service.actions import Id, Impression
 from service.errors import StreamError
@@ -33,6 +34,15 @@ from serving.server import Server
 M = TypeVar("M", bound=BaseModel)
 
 _encode = msgspec.json.Encoder().encode
+
+
+class VersionNumber(IntegerConvertor):
+    """A path's version number: 64 bits. int() itself fails beyond some thousand digits."""
+
+    regex = "[0-9]{1,18}"
+
+
+register_url_convertor("version", VersionNumber())
 
 
 def router(server: Server) -> APIRouter:
@@ -140,7 +150,7 @@ def _add_state(routes: APIRouter, server: Server) -> None:
     may_decide = server.guard.needs("admin")
 
     @routes.post(
-        "/v1/versions/{number:int}/activate",
+        "/v1/versions/{number:version}/activate",
         response_model=PinAnswer,
         responses=problems(401, 403, 404, 409, 503),
         dependencies=may_decide,
