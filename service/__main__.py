@@ -1,5 +1,6 @@
 """The `freshet` command; also `python -m service`."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,14 @@ from service.commands.demo import Patience, demo_folder, run_demo
 from service.commands.erase import erase
 from service.commands.folder import DataFolder
 from service.commands.keys import commands as keys
-from service.commands.options import DEFAULT_DATA, AsJson, Data
+from service.commands.options import (
+    DEFAULT_DATA,
+    AsJson,
+    Data,
+    MetricsHost,
+    MetricsPort,
+    metrics_at,
+)
 from service.commands.processes import INTERRUPTED, become, interruptible
 from service.commands.replay import Replay, replay_settings, speed_of
 from service.commands.settings_file import write_settings
@@ -23,6 +31,7 @@ from service.commands.versions import commands as versions
 from service.commands.versions import rollback
 from service.commands.view import DemoView, ReplayView
 from service.errors import FreshetError, InputError
+from service.secrets import read_secret_files
 
 
 class Commands(TyperGroup):
@@ -31,6 +40,7 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
         try:
+            read_secret_files(os.environ)
             return super().invoke(ctx)
         except (FreshetError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
@@ -127,7 +137,8 @@ def replay(
 def train(
     data: Data = DEFAULT_DATA,
     settings: SettingsFile = None,
-    metrics_port: Annotated[int | None, typer.Option(help="Serve /metrics here.")] = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
     begin: Annotated[
         str | None,
         typer.Option(
@@ -137,7 +148,7 @@ def train(
 ) -> None:
     """Run the trainer: `python -m trainer` with the environment that keeps it fast."""
     data.mkdir(parents=True, exist_ok=True)
-    more = [] if metrics_port is None else ["--metrics-port", str(metrics_port)]
+    more = metrics_at(metrics_host, metrics_port)
     more += [] if begin is None else ["--from", begin]
     become("trainer", [*DataFolder(data).arguments(settings), *more])
 
@@ -161,12 +172,11 @@ def serve(
 def histories(
     data: Data = DEFAULT_DATA,
     settings: SettingsFile = None,
-    metrics_port: Annotated[int | None, typer.Option(help="Serve /metrics here.")] = None,
-    metrics_host: Annotated[str, typer.Option(help="Address for /metrics.")] = "127.0.0.1",
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
 ) -> None:
     """Keep the histories in Redis up to date with the stream: `python -m service.histories`."""
-    more = [] if metrics_port is None else ["--metrics-port", str(metrics_port)]
-    more += ["--metrics-host", metrics_host]
+    more = metrics_at(metrics_host, metrics_port)
     become("service.histories", [*DataFolder(data).arguments(settings), *more])
 
 

@@ -78,6 +78,9 @@ class Block:
     """Of each rejected record, as far as it can be told: the user's key, the event time in ms."""
     erased: int = 0
     """Records left out because their user was erased."""
+    first_append_ms: int = 0
+    """When the oldest of the records was appended, by the clock of the log."""
+    last_append_ms: int = 0
     places: Places = field(default_factory=lambda: Places.none())
     """Where each event stood; empty in blocks that were not read from a stream."""
 
@@ -127,6 +130,8 @@ class BlockBuilder:
         self._rejected: list[Rejected] = []
         self._suspects: list[tuple[int, int]] = []
         self.records = 0
+        self.append_ms: list[int] = []
+        """Append times of the records, rejected or not."""
 
     def action(self, record: Record, source: Source, decode: Callable[[bytes], Any]) -> int:
         """Add one action; return its event time, 0 if it was rejected."""
@@ -177,6 +182,8 @@ class BlockBuilder:
         return Block(
             events, self._requests, self._items, self._impressions, self._rejected, offsets,
             watermark_ms, self.records, self._suspects,
+            first_append_ms=min(self.append_ms, default=0),
+            last_append_ms=max(self.append_ms, default=0),
             places=Places(*(np.array(column, np.int64) for column in self._places)),
         )  # fmt: skip
 

@@ -208,6 +208,7 @@ class Intake:
             p.used += 1
             p.next_offset = record.offset + 1
             builder.records += 1
+            builder.append_ms.append(record.append_ms)
             at_ms = add(record, (p.topic, p.number), decode)
             p.largest_ms = max(p.largest_ms, at_ms)
 

@@ -5,7 +5,10 @@ vary are histograms; no label ever carries a user or an item. Each process owns 
 classes below, with a registry of its own: nothing is global, so tests build as many as they like.
 """
 
+import platform
 import resource
+import time
+from importlib import metadata
 from pathlib import Path
 
 from prometheus_client import (
@@ -15,11 +18,20 @@ from prometheus_client import (
     Histogram,
     ProcessCollector,
     generate_latest,
+    start_http_server,
 )
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.errors import InputError
+
 STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 REQUEST_BUCKETS = (0.001, 0.002, 0.004, 0.006, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0)
+FRESH_BUCKETS = (
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+)  # fmt: skip
+FROM_APPEND_TO_HISTORY = (
+    "From the append of the oldest action of a block to when rankings see it in the histories"
+)
 APPLY_BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.1, 0.5)
 
 
@@ -40,6 +52,19 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(namespace="freshet", registry=self.registry)
+        build = self._gauge("build_info", "1, and what runs", "release", "python")
+        build.labels(metadata.version("freshet"), platform.python_version()).set(1)
+
+    def serve(self, host: str, port: int) -> None:
+        """Serve the exposition at every path of a port, in a thread of its own. Raises InputError
+        for an address that cannot be used."""
+        try:
+            start_http_server(port, host, self.registry)
+        except (OSError, OverflowError) as error:
+            raise InputError(
+                f"metrics cannot be served on {host}:{port}: {error}; choose another "
+                "--metrics-port or --metrics-host"
+            ) from None
 
     def text(self) -> bytes:
         """The exposition that Prometheus scrapes, in format 0.0.4."""
@@ -47,6 +72,14 @@ class Metrics:
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(f"freshet_{name}", help_text, labels, registry=self.registry)
+
+    def _counter_of(self, name: str, help_text: str, label: str, *values: str) -> Counter:
+        """A counter with one label whose known values are there from the start, at 0: the first
+        fault of a kind is then a rise, and not a line that nobody was looking at."""
+        counter = self._counter(name, help_text, label)
+        for value in values:
+            counter.labels(value)
+        return counter
 
     def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
         return Gauge(f"freshet_{name}", help_text, labels, registry=self.registry)
@@ -72,30 +105,51 @@ class Tally:
         self._told[counter] = total
 
 
+class LagClock:
+    """Tells a lag in seconds: for how long the oldest record that was not learned may wait."""
+
+    def __init__(self) -> None:
+        self._level_ms = 0.0
+        """What was appended up to then is learned."""
+
+    def seconds(self, records: int, learned_ms: float) -> float:
+        """The lag, by how many records are not learned and the append time of the last one that
+        is. An upper bound; 0 while nothing is known yet."""
+        now_ms = time.time() * 1000
+        self._level_ms = max(self._level_ms, learned_ms) if records else now_ms
+        return max(0.0, now_ms - self._level_ms) / 1000 if self._level_ms else 0.0
+
+
 class TrainerMetrics(Metrics):
     """What the trainer counts; served by `python -m trainer --metrics-port P`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.actions_total = self._counter(
+        self.actions_total = self._counter_of(
             "actions_total",
             "Actions read, by outcome: trained, skipped, unlearned or capped",
-            "outcome",
-        )
+            "outcome", "trained", "skipped", "unlearned", "capped",
+        )  # fmt: skip
         self.duplicates_total = self._counter(
             "duplicates_total", "Actions dropped because their user already sent that id"
         )
-        self.rejected_total = self._counter(
-            "rejected_total", "Records sent to the rejected topic, by reason", "reason"
-        )
+        self.rejected_total = self._counter_of(
+            "rejected_total", "Records sent to the rejected topic, by reason", "reason",
+            "bad_json", "bad_field", "bad_id", "bad_time", "bad_list", "unknown_action",
+            "too_early", "too_late",
+        )  # fmt: skip
         self.batches_skipped_total = self._counter(
             "batches_skipped_total", "Batches not trained: their loss or gradient was not finite"
         )
-        self.impressions_total = self._counter(
-            "impressions_total", "Impressions read, by outcome of the join", "outcome"
-        )
+        self.impressions_total = self._counter_of(
+            "impressions_total", "Impressions read, by outcome of the join", "outcome",
+            "joined", "unusable",
+        )  # fmt: skip
         self.stream_lag_records = self._gauge(
             "stream_lag_records", "Records in the stream that the trainer has not learned yet"
+        )
+        self.stream_lag_seconds = self._gauge(
+            "stream_lag_seconds", "Longest time that a record may have waited to be learned by now"
         )
         self.stream_retention_margin_ratio = self._gauge(
             "stream_retention_margin_ratio",
@@ -137,12 +191,10 @@ class TrainerMetrics(Metrics):
         )
 
     def _judging(self) -> None:
-        self.versions_held_total = self._counter(
-            "versions_held_total",
-            "Versions kept from the servers, by reason: broken, quantization, surprise, taste, "
-            "crowd, action or recovering",
-            "reason",
-        )
+        self.versions_held_total = self._counter_of(
+            "versions_held_total", "Versions kept from the servers, by reason", "reason",
+            "broken", "quantization", "surprise", "taste", "crowd", "action", "recovering",
+        )  # fmt: skip
         self.gate = self._gauge(
             "gate", "What the gate measured of the last version, by measure", "measure"
         )
@@ -205,8 +257,28 @@ class ServingMetrics(Metrics):
         self.version_age_seconds = self._gauge(
             "version_age_seconds", "Time since the version that answers was created"
         )
-        self.versions_refused_total = self._counter(
-            "versions_refused_total", "Versions that could not be loaded, by reason", "reason"
+        self.versions_refused_total = self._counter_of(
+            "versions_refused_total", "Versions that could not be loaded, by reason", "reason",
+            "missing", "truncated", "altered", "format", "damaged", "model", "gap", "duplicate",
+            "order",
+        )  # fmt: skip
+        self.ready = self._gauge("ready", "1 while balancers should send requests here")
+        self.requests_in_flight = self._gauge(
+            "requests_in_flight", "Requests that came and are not answered yet"
+        )
+        self.engine_waiting = self._gauge(
+            "engine_waiting", "Rankings and changes that wait for the engine's thread"
+        )
+        self.impressions_waiting = self._gauge(
+            "impressions_waiting", "Impressions that wait to be logged"
+        )
+        self.action_to_history_seconds = self._histogram(
+            "action_to_history_seconds", FROM_APPEND_TO_HISTORY, FRESH_BUCKETS
+        )
+        self.action_to_version_seconds = self._histogram(
+            "action_to_version_seconds",
+            "From the append of the oldest action that a version adds to when it answers here",
+            FRESH_BUCKETS,
         )
         self.impressions_dropped_total = self._counter(
             "impressions_dropped_total", "Impressions not logged because the queue was full"
@@ -219,11 +291,11 @@ class ServingMetrics(Metrics):
         )
         self.histories_users = self._gauge("histories_users", "Users with a history")
         self._guarding()
-        self.version_applied_total = self._counter(
+        self.version_applied_total = self._counter_of(
             "version_applied_total",
             "Versions reached, by how: delta (what changed) or base (loaded whole)",
-            "how",
-        )
+            "how", "delta", "base",
+        )  # fmt: skip
         self.version_apply_seconds = self._histogram(
             "version_apply_seconds", "Time that ranking stood still for a version", APPLY_BUCKETS
         )
@@ -236,26 +308,25 @@ class ServingMetrics(Metrics):
 
     def _guarding(self) -> None:
         self.keys = self._gauge("keys", "API keys that this server knows")
-        self.key_reloads_total = self._counter(
+        self.key_reloads_total = self._counter_of(
             "key_reloads_total",
             "Times the key file had changed, by outcome: loaded, or failed (the old keys stay)",
-            "outcome",
-        )
-        self.requests_denied_total = self._counter(
-            "requests_denied_total",
-            "Requests without leave, by reason: missing, unknown, expired, scope or origin",
-            "reason",
-        )
-        self.connections_refused_total = self._counter(
+            "outcome", "loaded", "failed",
+        )  # fmt: skip
+        self.requests_denied_total = self._counter_of(
+            "requests_denied_total", "Requests without leave, by reason", "reason",
+            "missing", "unknown", "expired", "scope", "origin",
+        )  # fmt: skip
+        self.connections_refused_total = self._counter_of(
             "connections_refused_total",
             "Connections closed, by reason: crowded, slow or large heads, malformed, stalled",
-            "reason",
-        )
-        self.rate_limited_total = self._counter(
+            "reason", "crowded", "slow", "large", "malformed", "stalled",
+        )  # fmt: skip
+        self.rate_limited_total = self._counter_of(
             "rate_limited_total",
             "What was over a rate: requests of a key (rankings, records), single user_actions",
-            "what",
-        )
+            "what", "rankings", "records", "user_actions",
+        )  # fmt: skip
 
 
 class HistoryMetrics(Metrics):
@@ -266,12 +337,15 @@ class HistoryMetrics(Metrics):
         self.history_records_total = self._counter(
             "history_records_total", "Stream records applied to the histories"
         )
-        self.history_events_total = self._counter(
+        self.action_to_history_seconds = self._histogram(
+            "action_to_history_seconds", FROM_APPEND_TO_HISTORY, FRESH_BUCKETS
+        )
+        self.history_events_total = self._counter_of(
             "history_events_total",
             "Actions read for the histories, by outcome: kept, duplicate, known (contained "
             "already) or erased",
-            "outcome",
-        )
+            "outcome", "kept", "duplicate", "known", "erased",
+        )  # fmt: skip
         self.history_write_seconds = self._histogram(
             "history_write_seconds", "Time to put one block of records into Redis", STEP_BUCKETS
         )
@@ -289,12 +363,10 @@ class HistoryMetrics(Metrics):
             "history_seeded_total",
             "Users whose history was taken from a version into an empty Redis",
         )
-        self.history_failures_total = self._counter(
-            "history_failures_total",
-            "Times that the histories could not go on, by what failed: redis, contents, stream or "
-            "versions",
-            "what",
-        )
+        self.history_failures_total = self._counter_of(
+            "history_failures_total", "Times that the histories could not go on, by what failed",
+            "what", "redis", "contents", "stream", "versions",
+        )  # fmt: skip
         self.watermark_seconds = self._gauge(
             "watermark_seconds", "Event time up to which the stream is believed complete"
         )

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from fastapi import FastAPI
 
 from service.errors import FreshetError
 from service.logs import add_log_options, log_uncaught, start_logging
+from service.secrets import read_secret_files
 from service.settings import Settings
 from serving.app import create_app
 from serving.connections import connections
@@ -41,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     # twice.
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
+        read_secret_files(os.environ)
         start_logging(options.log_level, options.log_format)
         server = Server(options.data, Settings.load(options.settings))
         require_keys(

@@ -7,6 +7,7 @@ answer is neither kept, nor guessed at, nor shown inside another page.
 import logging
 import secrets
 import time
+from contextlib import nullcontext as idle
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
@@ -59,8 +60,10 @@ class Access:
 
         with about(**notes):
             notes |= {"method": scope["method"], "status": 500}
+            counted = scope["path"] not in QUIET
             try:
-                await self._app(scope, receive, remember)
+                with self._metrics.requests_in_flight.track_inprogress() if counted else idle():
+                    await self._app(scope, receive, remember)
             finally:
                 self._record(scope, notes, time.perf_counter() - started)
 

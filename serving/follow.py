@@ -57,6 +57,8 @@ class VersionFollower:
         self._poll_seconds = poll_seconds
         self._stopped = False
         self._woken = threading.Event()
+        self._newest: int | None = None
+        """Of the versions that answered here: what a start or a way back adds is not fresh."""
         self._trouble = ""
         """What the last look failed with: said once, not five times a second."""
         self._thread = threading.Thread(target=self._run, name="versions", daemon=True)
@@ -229,6 +231,10 @@ class VersionFollower:
     def _changed(self, served: Served, seconds: float) -> None:
         self._metrics.version_apply_seconds.observe(seconds)
         self._metrics.version.set(served.number)
+        appended = served.manifest.first_append_seconds
+        if appended is not None and self._newest is not None and served.number > self._newest:
+            self._metrics.action_to_version_seconds.observe(max(0.0, time.time() - appended))
+        self._newest = max(served.number, self._newest or 0)
 
 
 class LinkGone(VersionError):

@@ -176,6 +176,8 @@ class HistoryFollower:
             # One block that cannot be applied must not end all freshness.
             log.exception("a block of %d records was not applied to the histories", block.records)
         self._metrics.history_records_total.inc(block.records)
+        waited_seconds = time.time() - block.first_append_ms / 1000
+        self._metrics.action_to_history_seconds.observe(max(0.0, waited_seconds))
         self._metrics.histories_users.set(self._engine.do(lambda tables: len(tables.histories)))
 
 

@@ -39,6 +39,11 @@ class ImpressionLog:
         except queue.Full:
             self._dropped.inc()
 
+    @property
+    def waiting(self) -> int:
+        """Impressions in the queue."""
+        return self._queue.qsize()
+
     def close(self) -> None:
         """Append what waits, then stop."""
         self._queue.put(None)

@@ -84,13 +84,19 @@ class Server:
         self.impressions.close()
         self.stream.close()
 
+    @property
+    def ready(self) -> bool:
+        """Whether balancers should send requests here."""
+        loaded = self.engine.served is not None and self.fresh.caught_up.is_set()
+        return loaded and not self._draining
+
     def require_ready(self) -> None:
         """Raise Problem 503 unless balancers should send requests here."""
         if self._draining:
             raise Problem(
                 "not-ready", HTTPStatus.SERVICE_UNAVAILABLE, "the server is shutting down"
             )
-        if self.engine.served is None or not self.fresh.caught_up.is_set():
+        if not self.ready:
             raise not_ready()
 
     def versions(self) -> dict[str, Any]:
@@ -122,9 +128,13 @@ class Server:
 
     def exposition(self) -> bytes:
         """All metrics as text, those that age brought up to date."""
+        metrics = self.metrics
         if (served := self.engine.served) is not None:
-            self.metrics.version_age_seconds.set(served.age_seconds(time.time()))
-        return self.metrics.text()
+            metrics.version_age_seconds.set(served.age_seconds(time.time()))
+        metrics.ready.set(self.ready)
+        metrics.engine_waiting.set(self.engine.waiting)
+        metrics.impressions_waiting.set(self.impressions.waiting)
+        return metrics.text()
 
     def _guard(self, data: Path, limits: LimitSettings) -> Guard:
         file = self.settings.keys

@@ -4,6 +4,7 @@ import argparse
 import gc
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -11,11 +12,10 @@ from contextlib import closing
 from pathlib import Path
 
 import torch
-from prometheus_client import start_http_server
 
 from service.errors import FreshetError, InputError
 from service.logs import add_log_options, log_uncaught, start_logging
-from service.metrics import TrainerMetrics
+from service.secrets import read_secret_files
 from service.settings import Settings
 from service.streams import open_stream
 from service.versions.settings import versions_of
@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
+        read_secret_files(os.environ)
         start_logging(options.log_level, options.log_format)
         _train(options, stop)
     except FreshetError as error:
@@ -55,18 +56,11 @@ def _train(options: argparse.Namespace, stop: threading.Event) -> None:
         torch.set_num_threads(1)  # the learner deals batches to threads of its own
         gc.freeze()  # what is here stays: collections need not walk through it again
         if options.metrics_port:
-            _serve_metrics(options.metrics_port, trainer.metrics)
+            trainer.metrics.serve(options.metrics_host, options.metrics_port)
         with closing(trainer.publisher):
             end = data / "stream" / "END"
             trainer.run(stop, end.exists if options.until_end else None)
         _report(trainer, data / "trainer.json")
-
-
-def _serve_metrics(port: int, metrics: TrainerMetrics) -> None:
-    try:
-        start_http_server(port, "127.0.0.1", metrics.registry)
-    except (OSError, OverflowError) as error:
-        raise InputError(f"--metrics-port {port} cannot be used: {error}; choose another") from None
 
 
 def _report(trainer: Trainer, path: Path) -> None:
@@ -90,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="directory of this Freshet")
     parser.add_argument("--settings", type=Path, help="TOML file (default: every default)")
     parser.add_argument("--metrics-port", type=int, default=0, help="serve /metrics here (0: no)")
+    parser.add_argument("--metrics-host", default="127.0.0.1", help="address for /metrics")
     parser.add_argument(
         "--until-end", action="store_true", help="stop at the end of the stream (DIR/stream/END)"
     )

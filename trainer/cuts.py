@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from service.blocks import Offsets
+from service.blocks import Block, Offsets
 from service.histories.erased import Erased
 from service.histories.segments import Segment, concatenated
 from trainer.gathering import Trials
@@ -18,6 +18,18 @@ class Position:
     topic_ids: dict[str, str]
     largest_ms: dict[str, int]
     watermark_ms: int
+    first_append_ms: int = 0
+    """When the oldest record learned since the last cut was appended; 0: nothing was learned."""
+    last_append_ms: int = 0
+    """When the newest one was."""
+
+    def behind(self, block: Block, largest_ms: dict[str, int]) -> "Position":
+        """The boundary behind the next block."""
+        return Position(
+            block.offsets, self.topic_ids, largest_ms, block.watermark_ms,
+            self.first_append_ms or block.first_append_ms,
+            max(self.last_append_ms, block.last_append_ms),
+        )  # fmt: skip
 
     @property
     def newest_ms(self) -> int:
@@ -60,8 +72,10 @@ class Cut:
 
     def with_earlier(self, failed: "Cut") -> "Cut":
         """This cut after one whose version was never written, its delta having been put back."""
+        first_ms = failed.position.first_append_ms or self.position.first_append_ms
         return replace(
             self,
+            position=replace(self.position, first_append_ms=first_ms),
             segment=concatenated([failed.segment, self.segment]),
             blocks=failed.blocks + self.blocks,
             orders=self.orders.after(failed.orders),

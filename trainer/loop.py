@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 
 import msgspec
 
@@ -96,6 +97,7 @@ class Trainer:
         orders = self.operators.orders()
         self.publisher.cut(state, self.teacher.segments.take(), self.position, model, orders)
         self._published_ms, self._changed = self._clock_ms(), False
+        self.position = replace(self.position, first_append_ms=0)
         self.metrics.publish_stall_seconds.observe(time.monotonic() - began)
 
     def _obey(self) -> None:
@@ -108,9 +110,7 @@ class Trainer:
         began, block = time.monotonic(), read.block.without(self.operators.erased)
         if not self._rejected(block, stop):
             return
-        self.position = Position(
-            block.offsets, self.position.topic_ids, read.largest_ms, block.watermark_ms
-        )
+        self.position = self.position.behind(block, read.largest_ms)
         if block.erased:
             self.teacher.state.counters["erased"] += block.erased
         self.teacher.teach(block)
@@ -121,7 +121,7 @@ class Trainer:
     def _measure(self) -> None:
         """Refresh the metrics. The lag is what was not learned, read or not."""
         self._measured = time.monotonic()
-        self.measures.take(self.position.watermark_ms, self.stream.lag(self.position.offsets))
+        self.measures.take(self.position, self.stream.lag(self.position.offsets))
 
     def _rejected(self, block: Block, stop: threading.Event) -> bool:
         """Tell the `rejected` topic what could not be read, and count it by reason. While the

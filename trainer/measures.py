@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
-from service.metrics import Tally, TrainerMetrics
+from service.metrics import LagClock, Tally, TrainerMetrics
 from service.streams.protocol import Lag
+from trainer.cuts import Position
 from trainer.teaching import Teacher
 
 REFUSALS = ("full", "spared")
@@ -18,17 +19,20 @@ class Measures:
     def __init__(self, teacher: Teacher, metrics: TrainerMetrics) -> None:
         self._teacher, self._metrics = teacher, metrics
         self._tally = Tally()
+        self._lag = LagClock()
         self._store()
 
-    def take(self, watermark_ms: int, lag: Mapping[str, Lag]) -> None:
+    def take(self, position: Position, lag: Mapping[str, Lag]) -> None:
         """Refresh everything. `lag`: what of each topic was not learned, where that is known."""
         metrics = self._metrics
         for model, rate in self._teacher.evaluation.hit_rates().items():
             metrics.hit_rate.labels(model).set(rate)
         metrics.block.set(self._teacher.state.block)
-        metrics.watermark_seconds.set(watermark_ms / 1000)
+        metrics.watermark_seconds.set(position.watermark_ms / 1000)
         if lag:
-            metrics.stream_lag_records.set(sum(one.records for one in lag.values()))
+            records = sum(one.records for one in lag.values())
+            metrics.stream_lag_records.set(records)
+            metrics.stream_lag_seconds.set(self._lag.seconds(records, position.last_append_ms))
         for topic, one in lag.items():
             metrics.stream_retention_margin_ratio.labels(topic).set(one.margin)
         self._store()

@@ -8,9 +8,10 @@ from typing import Any
 from service.errors import VersionError
 from service.streams import Stream
 from service.versions import Checkpoint, Draft, Manifest, Snapshot, VersionDirectory, fold
+from service.versions.manifest import FIRST_APPEND
 from trainer.candidates import Candidate, Candidates, Standard
 from trainer.chains import Chain, number_of
-from trainer.cuts import Cut
+from trainer.cuts import Cut, Position
 from trainer.folding import folded
 from trainer.gate import Gate
 from trainer.segments import SegmentFiles
@@ -179,10 +180,16 @@ class Writer:
             blocks=cut.blocks,
             settings=self._rules.tied,
             counters=cut.counters,
-            metrics=cut.metrics | verdict.metrics,
+            metrics=cut.metrics | verdict.metrics | _appended(cut.position),
             snapshot_parent=parent if step else None,
             step=step,
             held=verdict.held,
             decisions=cut.orders.generation,
             precision=verdict.precision,
         )
+
+
+def _appended(position: Position) -> dict[str, float]:
+    """When the oldest record that this version adds was appended."""
+    first_ms = position.first_append_ms
+    return {FIRST_APPEND: first_ms / 1000} if first_ms else {}

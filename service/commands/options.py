@@ -13,3 +13,10 @@ Url = Annotated[
     str | None,
     typer.Option("--url", help="Directory of versions, a path or fsspec url; else DIR/versions."),
 ]
+MetricsPort = Annotated[int | None, typer.Option(help="Serve /metrics here.")]
+MetricsHost = Annotated[str, typer.Option(help="Address for /metrics.")]
+
+
+def metrics_at(host: str, port: int | None) -> list[str]:
+    """The options of a process that is to serve its metrics there; none without a port."""
+    return [] if port is None else ["--metrics-host", host, "--metrics-port", str(port)]

@@ -5,16 +5,15 @@ One such process is enough; a second one does no harm. It needs no trainer and n
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import threading
 from contextlib import closing
 from pathlib import Path
 
-from prometheus_client import start_http_server
-
 from service.action_types import ActionTypes
-from service.errors import FreshetError, InputError, SettingsError
+from service.errors import FreshetError, SettingsError
 from service.histories.redis.store import HistoryStore
 from service.histories.redis.writer import HistoryWriter, Rules
 from service.histories.settings import HistorySettings
@@ -23,6 +22,7 @@ from service.logs import add_log_options, log_uncaught, start_logging
 from service.metrics import HistoryMetrics
 from service.redis.connection import connect
 from service.redis.settings import redis_of
+from service.secrets import read_secret_files
 from service.settings import Settings
 from service.streams import open_stream
 from service.versions.settings import versions_of
@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
+        read_secret_files(os.environ)
         start_logging(options.log_level, options.log_format)
         log_uncaught()
         _write(options, stop)
@@ -50,7 +51,7 @@ def _write(options: argparse.Namespace, stop: threading.Event) -> None:
     settings, metrics = Settings.load(options.settings), HistoryMetrics()
     rules = rules_of(settings)
     if options.metrics_port:
-        _serve_metrics(options.metrics_host, options.metrics_port, metrics)
+        metrics.serve(options.metrics_host, options.metrics_port)
     with (
         closing(open_stream(settings, options.data)) as stream,
         closing(connect(rules.redis)) as client,
@@ -73,13 +74,6 @@ def rules_of(settings: Settings) -> Rules:
         settings.section("histories", HistorySettings),
         redis,
     )
-
-
-def _serve_metrics(host: str, port: int, metrics: HistoryMetrics) -> None:
-    try:
-        start_http_server(port, host, metrics.registry)
-    except (OSError, OverflowError) as error:
-        raise InputError(f"--metrics-port {port} cannot be used: {error}; choose another") from None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -22,6 +22,10 @@ from service.versions.storage import is_safe
 PARTS = ("checkpoint", "snapshot", "histories")
 """What the files of a version are for. A file's name inside its draft begins with its part."""
 
+FIRST_APPEND = "stream.first_append_seconds"
+"""Among the metrics: when the oldest record that the version adds was appended, by the log's
+clock."""
+
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -92,6 +96,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"part {name!r} of a version is unknown; known are {', '.join(PARTS)}")
         names: list[str] = getattr(self, name)
         return names
+
+    @property
+    def first_append_seconds(self) -> float | None:
+        """When the oldest record that it adds to the version before was appended, if it says so."""
+        return self.metrics.get(FIRST_APPEND)
 
     def next_offsets(self) -> dict[str, dict[int, int]]:
         """The next record to read after this version, by topic and partition number."""

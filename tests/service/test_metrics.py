@@ -5,7 +5,11 @@ import mmap
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.commands.processes import free_port, read_metrics
+from service.errors import InputError
 from service.metrics import (
+    HistoryMetrics,
+    LagClock,
     Metrics,
     Readings,
     ServingMetrics,
@@ -14,10 +18,10 @@ from service.metrics import (
     resident_bytes,
 )
 
-BOTH = pytest.mark.parametrize("kind", [TrainerMetrics, ServingMetrics])
+EACH = pytest.mark.parametrize("kind", [TrainerMetrics, ServingMetrics, HistoryMetrics])
 
 
-@BOTH
+@EACH
 def test_names_units_and_labels_keep_the_rules(kind: type[Metrics]) -> None:
     for family in kind().registry.collect():
         assert family.name.startswith("freshet_")
@@ -29,7 +33,7 @@ def test_names_units_and_labels_keep_the_rules(kind: type[Metrics]) -> None:
         assert not labels & {"user", "item", "user_id", "item_id"}
 
 
-@BOTH
+@EACH
 def test_only_counters_end_in_total(kind: type[Metrics]) -> None:
     for family in text_string_to_metric_families(kind().text().decode()):
         for sample in family.samples:
@@ -63,6 +67,41 @@ def test_a_tally_carries_growth_and_not_what_was_there_before() -> None:
     for total in (7, 7, 9, 12):
         tally.tell(counter, total)
     assert b'freshet_store_removed_total{reason="evicted",slot="item"} 5.0' in metrics.text()
+
+
+@EACH
+def test_a_process_says_what_runs(kind: type[Metrics]) -> None:
+    assert Readings(kind().text().decode()).by_label("build_info", "release") == {"0.1.0": 1.0}
+
+
+def test_faults_are_there_at_zero_before_they_happen() -> None:
+    refused = Readings(ServingMetrics().text().decode()).by_label(
+        "versions_refused_total", "reason"
+    )
+    assert refused["altered"] == 0.0
+    held = Readings(TrainerMetrics().text().decode()).by_label("versions_held_total", "reason")
+    assert held["taste"] == 0.0
+
+
+def test_metrics_are_served_where_they_are_asked_for() -> None:
+    metrics, port = TrainerMetrics(), free_port()
+    metrics.serve("127.0.0.1", port)
+    found = read_metrics(port)
+    assert found is not None
+    assert found.get("block", -1.0) == 0.0
+    with pytest.raises(InputError, match=f"127.0.0.1:{port}.*another --metrics-port"):
+        metrics.serve("127.0.0.1", port)
+
+
+def test_the_lag_is_what_the_oldest_record_may_have_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = LagClock()
+    monkeypatch.setattr("service.metrics.time.time", lambda: 100.0)
+    assert clock.seconds(7, 0) == 0.0  # nothing is known yet
+    assert clock.seconds(7, 40_000) == 60.0
+    assert clock.seconds(0, 90_000) == 0.0
+    monkeypatch.setattr("service.metrics.time.time", lambda: 130.0)
+    assert clock.seconds(1, 90_000) == 30.0  # at 100 all was learned: it came after that
+    assert clock.seconds(1, 129_000) == 1.0
 
 
 def test_resident_memory_is_what_the_system_says() -> None:

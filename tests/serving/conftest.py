@@ -54,6 +54,7 @@ class Publisher:
         topic_ids: dict[str, str] | None = None,
         history: Segment | None = None,
         model: dict[str, object] | None = None,
+        metrics: dict[str, float] | None = None,
     ) -> Manifest:
         types = ActionTypes()
         torch.manual_seed(number)
@@ -83,6 +84,7 @@ class Publisher:
                     block=number,
                     offsets=offsets or {},
                     topic_ids=topic_ids or {},
+                    metrics=metrics or {},
                 )
             )
 

@@ -68,7 +68,7 @@ def test_a_metrics_port_that_is_taken(tmp_path: Path, caplog: pytest.LogCaptureF
         taken.listen()
         port = taken.getsockname()[1]
         assert main(["--data", str(tmp_path), "--metrics-port", str(port)]) == 1
-    assert f"--metrics-port {port} cannot be used" in said(caplog)
+    assert f"metrics cannot be served on 127.0.0.1:{port}" in said(caplog)
 
 
 def test_it_trains_to_the_end_of_the_stream_and_leaves_its_counts(workshop: Workshop) -> None:

@@ -1,6 +1,7 @@
 """Versions one after another: segments that carry, numbers that nobody else took, old ones gone."""
 
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -144,3 +145,20 @@ def same(one: Snapshot, other: Snapshot) -> bool:
     pairs += [(rows.extra[name], others.extra[name]) for name in rows.extra]
     weights = [(weight, other.weights()[name]) for name, weight in one.weights().items()]
     return all(a[order].equal(b[places]) for a, b in pairs) and all(a.equal(b) for a, b in weights)
+
+
+def test_a_version_says_when_the_oldest_record_that_it_adds_was_appended(
+    workshop: Workshop,
+) -> None:
+    workshop.sections = settings(trainer={"keep_versions": 20})
+    workshop.tell(told(600))
+    workshop.train()
+    manifests = [workshop.versions.manifest(n) for n in workshop.versions.numbers()]
+    assert len(manifests) > 2
+    with closing(workshop.stream()) as stream:
+        before = {topic: {0: 0} for topic in manifests[0].next_offsets()}
+        for manifest in manifests:
+            heads = [stream.read(topic, 0, at[0], 1) for topic, at in before.items()]
+            oldest = min(record.append_ms for head in heads for record in head)
+            assert manifest.first_append_seconds == oldest / 1000
+            before = manifest.next_offsets()

@@ -182,6 +182,8 @@ class HistoryWriter:
             duplicates += int(changed.duplicate_T[~again_T].sum())
             placed = placed.where(again_T)
         self._count(read, known, duplicates, block.erased + kept.erased)
+        waited_seconds = time.time() - block.first_append_ms / 1000
+        self._metrics.action_to_history_seconds.observe(max(0.0, waited_seconds))
 
     def _swap(self, users: Longs, old: list[bytes | None], changed: Changed) -> Longs:
         """Write the values that changed; whose value was no longer the one that was read."""
