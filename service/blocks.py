@@ -27,6 +27,7 @@ from service.histories.erased import Erased
 from service.histories.leaving import Flags
 from service.histories.local import Events
 from service.histories.rings import Longs
+from service.items import Item, ItemError, check_item, of_tombstone
 from service.streams import Record
 
 Offsets = dict[str, dict[int, int]]
@@ -83,6 +84,8 @@ class Block:
     last_append_ms: int = 0
     places: Places = field(default_factory=lambda: Places.none())
     """Where each event stood; empty in blocks that were not read from a stream."""
+    described: list[Item] = field(default_factory=list)
+    """What the block says of items, in its order: of several about one the last counts."""
 
     def without(self, erased: Erased) -> "Block":
         """The block as if those records were not in it; they are counted, and leave no payload.
@@ -129,6 +132,7 @@ class BlockBuilder:
         self._impressions: list[Impression] = []
         self._rejected: list[Rejected] = []
         self._suspects: list[tuple[int, int]] = []
+        self._described: list[Item] = []
         self.records = 0
         self.append_ms: list[int] = []
         """Append times of the records, rejected or not."""
@@ -176,12 +180,32 @@ class BlockBuilder:
         self._impressions.append(shown)
         return at_ms
 
+    def item(self, record: Record, source: Source, decode: Callable[[bytes], Any]) -> int:
+        """Add what one record says of an item; return its event time, 0 if it was rejected.
+
+        However old it is: the latest of an item counts, and an item may rarely change.
+        """
+        try:
+            item: Item = decode(record.payload) if record.payload else of_tombstone(record.key)
+            check_item(item)
+            at_ms = record.append_ms if item.at is None else _milliseconds(item.at)
+            if at_ms - record.append_ms > self._future_ms:
+                raise self._too_early(at_ms, record.append_ms)
+        except ItemError as error:
+            self._reject(record, source, _Refused(error.kind, str(error)))
+            return 0
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, _Refused) as error:
+            self._reject(record, source, error)
+            return 0
+        self._described.append(item)
+        return at_ms
+
     def build(self, offsets: Offsets, watermark_ms: int) -> Block:
         """The block; the builder is used up."""
         events = Events(*(np.array(column, np.int64) for column in self._columns))
         return Block(
             events, self._requests, self._items, self._impressions, self._rejected, offsets,
-            watermark_ms, self.records, self._suspects,
+            watermark_ms, self.records, self._suspects, described=self._described,
             first_append_ms=min(self.append_ms, default=0),
             last_append_ms=max(self.append_ms, default=0),
             places=Places(*(np.array(column, np.int64) for column in self._places)),
@@ -193,10 +217,14 @@ class BlockBuilder:
             raise _Refused("bad_time", f"at = {at!r} {problem}")
         at_ms = _milliseconds(at)
         if at_ms - append_ms > self._future_ms:
-            raise _Refused("too_early", f"at is {(at_ms - append_ms) / 1000:.0f} s in the future")
+            raise self._too_early(at_ms, append_ms)
         if append_ms - at_ms > self._late_ms:
             raise _Refused("too_late", f"at is {(append_ms - at_ms) / 1000:.0f} s in the past")
         return at_ms
+
+    @staticmethod
+    def _too_early(at_ms: int, append_ms: int) -> _Refused:
+        return _Refused("too_early", f"at is {(at_ms - append_ms) / 1000:.0f} s in the future")
 
     def _reject(self, record: Record, source: Source, error: Exception) -> None:
         if isinstance(error, _Refused):

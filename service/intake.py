@@ -18,6 +18,7 @@ from service.action_types import ActionTypes
 from service.actions import Action, Impression
 from service.blocks import Block, BlockBuilder, Offsets
 from service.errors import OffsetError, StreamError
+from service.items import Item
 from service.settings import Section
 from service.streams import Record, Stream
 
@@ -28,7 +29,7 @@ POLL_SECONDS = 0.002
 class IntakeSettings(Section):
     """Section [intake]."""
 
-    topics: tuple[str, ...] = ("actions", "impressions")
+    topics: tuple[str, ...] = ("actions", "impressions", "items")
     max_future_seconds: float = Field(300, ge=0, description="event time after append time")
     max_late_seconds: float = Field(30 * 86_400, ge=0, description="event time before append time")
     idle_ms: int = Field(200, ge=0, description="how long an empty partition holds the others up")
@@ -103,6 +104,7 @@ class Intake:
         self._late_ms = settings.max_late_seconds * 1000
         self._decode_action: Callable[[bytes], Any] = msgspec.json.Decoder(Action).decode
         self._decode_impression: Callable[[bytes], Any] = msgspec.json.Decoder(Impression).decode
+        self._decode_item: Callable[[bytes], Any] = msgspec.json.Decoder(Item).decode
         self._partitions = [
             _Partition(topic, number, self._start(topic, number, offsets))
             for topic in sorted(settings.topics)
@@ -199,6 +201,8 @@ class Intake:
         bound = min(others, default=None) if self._merged else None
         if p.topic == "actions":
             add, decode = builder.action, self._decode_action
+        elif p.topic == "items":
+            add, decode = builder.item, self._decode_item
         else:
             add, decode = builder.impression, self._decode_impression
         while p.used < len(p.buffer) and builder.records < max_records:

@@ -12,11 +12,11 @@ from torch import Tensor
 from kernels.key_index import RESERVED_KEY
 from service.store import deltas as table
 from service.versions import Checkpoint, RowIds
-from trainer import popularity
+from trainer import categories, popularity
 from trainer.state import Tensors, named, part_of
 
-BY_ROW = ("items", "ids", "popularity")
-"""Parts of which a delta holds the changed rows."""
+BY_ROW = ("items", "ids", "popularity", "categories")
+"""Parts of which a delta holds the changed rows (or items)."""
 
 
 def folded(chain: Sequence[Checkpoint]) -> Tensors:
@@ -38,6 +38,7 @@ def folded(chain: Sequence[Checkpoint]) -> Tensors:
         "popularity": popularity.folded(
             part_of(state, "popularity"), parts["popularity"], rows, free_F
         ),
+        "categories": categories.folded(part_of(state, "categories"), parts["categories"]),
     }
     small = deltas[-1].tensors.items()
     return {n: tensor for n, tensor in small if n.split("/")[0] not in BY_ROW} | named(kept)

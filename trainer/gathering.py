@@ -51,11 +51,13 @@ def questions_of(state: State, watermark_ms: int, slices: list[Slice], popular: 
     rows_N = torch.cat([rows_K, rows_L])
     sizes = [len(rows_K), len(rows_L)]
     vectors_KD, vectors_LD = items.gather(rows_N).cpu().split(sizes)
+    popular_L = items.keys_of(rows_L).cpu()
+    codes = learner.categories.codes(torch.cat([torch.from_numpy(keys_K), popular_L]))
+    codes_KC, codes_LC = codes.split(sizes)
     counts_KP, counts_LP = learner.popularity.counts(rows_N, watermark_ms).cpu().split(sizes)
-    popular_L = items.keys_of(rows_L).cpu().numpy()
     return Questions(
-        slices, (rows_K > 0).cpu(), vectors_KD, counts_KP, popular_L, vectors_LD, counts_LP,
-        state.counters["targets_trained"] > 0,
+        slices, (rows_K > 0).cpu(), vectors_KD, codes_KC, counts_KP, popular_L.numpy(),
+        vectors_LD, codes_LC, counts_LP, state.counters["targets_trained"] > 0,
     )  # fmt: skip
 
 

@@ -22,10 +22,12 @@ from torch import Tensor
 from service.histories.rings import Longs
 from service.model.network import Network
 from service.store import EmbeddingTable
+from trainer.categories import ItemCategories
 from trainer.device import CPU, distinct, placed, sent
 from trainer.examples import Batch
 from trainer.negatives import NegativePool
 from trainer.objective import action_loss, next_item_loss
+from trainer.places import Places
 from trainer.popularity import Popularity
 from trainer.seen import seen_mask
 from trainer.targets import TargetBatch
@@ -43,7 +45,7 @@ class Scored:
     here: Batch
     """The same on the learner's device."""
     item_E: Tensor
-    """Table row of each visible event's item."""
+    """Place of each visible event's item (`trainer.places`)."""
     users_QD: Tensor
 
 
@@ -58,8 +60,11 @@ class _Prepared:
     truth_Q: list[Tensor]
     rows_S: Tensor
     rows_U: Tensor
+    """Places, as all these are."""
     now_ms: int
     vectors_UD: Tensor
+    codes_UK: Tensor
+    """Of the categories."""
     times_S: Tensor
     """How often each item is in the shared set."""
     log_expected_S: Tensor
@@ -99,16 +104,21 @@ class Learner:
         """`items` is a table on the device; the network is moved there."""
         self.network, self.items, self.settings = network.to(device), items, settings
         self.device = device
+        self.categories = ItemCategories(network.categories)
         self.popularity = Popularity(network.settings.priors, device)
         self.pool = NegativePool(settings.pool_window, device)
         self._dense = list(network.parameters())
         self._threads = ThreadPoolExecutor(thread_name_prefix="learner")
         prior = [network.prior, network.seen]
-        dense = [p for name, p in network.named_parameters() if name not in ("prior", "seen")]
+        named = [] if network.categories is None else [network.categories.weight]
+        apart = {id(p) for p in (*prior, *named)}
+        dense = [p for p in network.parameters() if id(p) not in apart]
         self.optimizer = torch.optim.Adam(
             [
                 {"params": dense, "lr": settings.learning_rate},
                 {"params": prior, "lr": settings.prior_learning_rate},
+                # Last: the optimizer's state goes by numbers, and these came later.
+                *({"params": [p], "lr": settings.learning_rate} for p in named),
             ],
             fused=True,
         )
@@ -141,14 +151,16 @@ class Learner:
         """What all parts share: the set of positives and negatives, and the rows of the step."""
         here = sent(parts, self.device)
         keys = [part.seen.item_E for part in here] + [part.truth_Q for part in here]
-        found = self.items.lookup(torch.cat(keys)).split([len(part) for part in keys])
+        places = Places.of(torch.cat(keys), self.items, self.categories)
+        found = places.place_N.split([len(part) for part in keys])
         item_E, truth_Q = list(found[: len(here)]), list(found[len(here) :])
         shared = torch.cat([*truth_Q, self.pool.draw(self.settings.pool_draws, seed)])
         rows_S, times_S = distinct(shared)
         rows_U, _ = distinct(torch.cat([*item_E, rows_S]))
         return _Prepared(
             parts, here, item_E, truth_Q, rows_S, rows_U, now_ms,
-            vectors_UD=self.items.gather(rows_U),
+            vectors_UD=self.items.gather(rows_U.clamp(min=0)),
+            codes_UK=places.codes(rows_U, self.items, self.categories),
             times_S=times_S.float(),
             log_expected_S=self._log_expected(rows_S, len(shared)),
         )  # fmt: skip
@@ -156,13 +168,14 @@ class Learner:
     def _log_expected(self, rows_S: Tensor, set_size: int) -> Tensor:
         """What is taken from the logits of the shared set."""
         if self.settings.log_q:
-            return self.pool.log_expected(rows_S, set_size)
+            return self.pool.log_expected(rows_S.clamp(min=0), set_size)
         return torch.zeros(len(rows_S), device=self.device)
 
     def _differentiate(self, batch: _Prepared, number: int) -> _Result:
         """Loss and gradients of one part; the loss is its share of the batch's mean."""
         part, item_E, truth_Q = batch.parts[number], batch.item_E[number], batch.truth_Q[number]
-        vectors_UD = batch.vectors_UD.detach().requires_grad_()
+        own_UD = batch.vectors_UD.detach().requires_grad_()
+        vectors_UD = self.network.items(own_UD, batch.codes_UK)
         place_E = torch.searchsorted(batch.rows_U, item_E)
         place_S = torch.searchsorted(batch.rows_U, batch.rows_S)
         encoded = self.network.encode(part.seen.window(place_E), vectors_UD)
@@ -175,7 +188,7 @@ class Learner:
         column_Q = torch.searchsorted(batch.rows_S, truth_Q)
         loss_Q = next_item_loss(logits_QS - batch.log_expected_S, column_Q, batch.times_S)
         loss = loss_Q.sum() / sum(map(len, batch.truth_Q))
-        grads = torch.autograd.grad(loss, [vectors_UD, *self._dense], allow_unused=True)
+        grads = torch.autograd.grad(loss, [own_UD, *self._dense], allow_unused=True)
         scored = replace(scored, users_QD=scored.users_QD.detach())
         return _Result(loss.detach(), scored, grads[0], grads[1:])
 
@@ -193,7 +206,9 @@ class Learner:
         rows_S ascends without repeats.
         """
         here_S, here_N = placed(rows_S, self.device), placed(asked_N, self.device)
-        return self._logits(scored, here_N, self.items.gather(here_S), here_S, now_ms)
+        codes_SK = Places(here_S, here_S[:0]).codes(here_S, self.items, self.categories)
+        vectors_SD = self.network.items(self.items.gather(here_S), codes_SK)
+        return self._logits(scored, here_N, vectors_SD, here_S, now_ms)
 
     def _logits(
         self, scored: Scored, asked_N: Tensor, vectors_SD: Tensor, rows_S: Tensor, now_ms: int
@@ -201,23 +216,26 @@ class Learner:
         network, users_ND = self.network, scored.users_QD
         if len(asked_N) < len(users_ND):
             users_ND = users_ND[asked_N]
-        prior_S = network.item_prior(self.popularity.counts(rows_S, now_ms))
+        prior_S = network.item_prior(self.popularity.counts(rows_S.clamp(min=0), now_ms))
         seen_NS = seen_mask(scored.here, scored.item_E, rows_S, asked_N)
         return network.next_item(users_ND, vectors_SD) + prior_S + network.seen * seen_NS
 
     def learn_actions(self, batch: TargetBatch) -> Step:
         """Train the action heads on shown items."""
         batch = sent(batch, self.device)
-        rows = self.items.lookup(torch.cat([batch.seen.item_E, batch.item_R]))
-        rows_U, _ = distinct(rows)
-        vectors_UD = self.items.gather(rows_U).requires_grad_()
-        place_E, place_R = torch.searchsorted(rows_U, rows).split(
+        keys = torch.cat([batch.seen.item_E, batch.item_R])
+        places = Places.of(keys, self.items, self.categories)
+        rows_U, _ = distinct(places.place_N)
+        own_UD = self.items.gather(rows_U.clamp(min=0)).requires_grad_()
+        codes_UK = places.codes(rows_U, self.items, self.categories)
+        vectors_UD = self.network.items(own_UD, codes_UK)
+        place_E, place_R = torch.searchsorted(rows_U, places.place_N).split(
             [len(batch.seen.item_E), len(batch.item_R)]
         )
         encoded = self.network.encode(batch.seen.window(place_E), vectors_UD)
         logits_RA = self.network.action_logits(encoded, place_R, vectors_UD, batch.targets)
         loss = self.settings.action_weight * action_loss(logits_RA, batch.label_RA)
-        rows_grad, *grads = torch.autograd.grad(loss, [vectors_UD, *self._dense], allow_unused=True)
+        rows_grad, *grads = torch.autograd.grad(loss, [own_UD, *self._dense], allow_unused=True)
         return self._descend([loss.detach()], grads, rows_U, rows_grad)
 
     def observe(self, rows_N: Longs, now_ms: int) -> None:
@@ -247,7 +265,7 @@ class Learner:
         for parameter, grad in zip(self._dense, grads, strict=True):
             parameter.grad = grad
         self.optimizer.step()
-        self.items.update(rows_U, rows_grad)
+        self.items.update(rows_U.clamp(min=0), rows_grad)
         return Step(loss, trained=True)
 
 

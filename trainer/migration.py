@@ -10,8 +10,8 @@ from service.errors import ModelMismatch
 from trainer.learner import Learner
 from trainer.state import Tensors
 
-HEAD = ("actions.weight", "actions.bias")
-"""Weights with one row per action type."""
+WIDER = ("actions.weight", "actions.bias", "categories.weight", "categories.keys")
+"""Weights with one row per action type, or category: they may become more."""
 
 
 class Difference(NamedTuple):
@@ -27,12 +27,14 @@ class Difference(NamedTuple):
     @property
     def migrates(self) -> bool:
         """Whether a trainer can go on with the new value: action types that were added behind the
-        others, longer histories, another threshold of admission."""
+        others, more categories, longer histories, another threshold of admission."""
         match self.name:
             case "actions":
                 return bool(self.here[: len(self.there)] == self.there)
             case "histories.capacity":
                 return bool(self.there <= self.here)
+            case "model.categories":
+                return bool((self.there or 0) <= self.here)  # there were none once
         return self.name == "item.min_count"
 
 
@@ -56,16 +58,18 @@ def check(number: int, found: list[Difference]) -> None:
 
 
 def migrated(tensors: Tensors, learner: Learner) -> Tensors:
-    """The tensors of a state, its action heads widened to those of a fresh learner: heads of new
-    action types start as if nothing had been learned."""
-    fresh = dict(learner.network.named_parameters())
+    """The tensors of a state, its action heads and categories widened to those of a fresh learner:
+    heads of new action types and new categories start as if nothing had been learned."""
+    fresh = learner.network.state_dict(keep_vars=True)
     places = {id(p): i for i, p in enumerate(learner.parameters)}
     tensors = dict(tensors)
-    for name in HEAD:
-        weight = fresh[name].detach()
-        tensors[f"network/{name}"] = _widened(tensors[f"network/{name}"], weight)
+    for name in WIDER:
+        if name not in fresh:
+            continue
+        weight = fresh[name].detach().cpu()
+        tensors[f"network/{name}"] = _widened(tensors.get(f"network/{name}", weight[:0]), weight)
         for moment in ("exp_avg", "exp_avg_sq"):
-            key = f"optimizer/{places[id(fresh[name])]}.{moment}"
+            key = f"optimizer/{places.get(id(fresh[name]))}.{moment}"
             if key in tensors:
                 tensors[key] = _widened(tensors[key], torch.zeros_like(weight))
     return tensors

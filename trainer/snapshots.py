@@ -32,7 +32,10 @@ def snapshot_of_delta(
     """
     changes = delta.items.changes
     counts_MP = popularity.sums(delta.popularity, model[COUNTS_ORIGIN])
-    rows = SlotRows(changes.keys_M, delta.items.columns["vectors"], {COUNTS: counts_MP}, delta.ids)
+    codes_MK = delta.codes_MK.short() if bool(delta.codes_MK.any()) else None
+    rows = SlotRows(
+        changes.keys_M, delta.items.columns["vectors"], {COUNTS: counts_MP}, delta.ids, codes_MK
+    )
     removed = {} if parent is None else {ITEM_SLOT: changes.removed_keys_T}
     return Snapshot(number, model, dict(dense), {ITEM_SLOT: rows}, parent, removed, at_ms)
 

@@ -35,12 +35,21 @@ class StateDelta:
     ids: RowIds
     """Original ids of the changed rows, [M]."""
     popularity: Tensors
+    categories: Tensors
+    """Items whose categories changed, with a row or without."""
+    codes_MK: Tensor
+    """Codes of the changed rows' categories."""
     parts: dict[str, Tensors]
 
     def tensors(self) -> Tensors:
         """As a checkpoint holds it: what `trainer.folding.folded` takes."""
-        kept = {"items": self.items.tensors, "ids": self.ids.to_tensors()}
-        return named({**self.parts, **kept, "popularity": self.popularity})
+        kept = {
+            "items": self.items.tensors,
+            "ids": self.ids.to_tensors(),
+            "popularity": self.popularity,
+            "categories": self.categories,
+        }
+        return named({**self.parts, **kept})
 
 
 @dataclass
@@ -69,6 +78,7 @@ class State:
             "ids": self.ids.nbytes,
             "popularity": learner.popularity.nbytes,
             "negatives": learner.pool.nbytes,
+            "categories": learner.categories.nbytes,
         }
 
     @property
@@ -99,6 +109,7 @@ class State:
             "items": items,
             "ids": self.ids_of(keys_R).to_tensors(),
             "popularity": self.learner.popularity.state(),
+            "categories": self.learner.categories.state(),
         }
         return named({**self.small_parts(), **kept})
 
@@ -110,12 +121,15 @@ class State:
             items,
             self.ids_of(changes.keys_M),
             self.learner.popularity.cut(changes.rows_M),
+            self.learner.categories.cut(whole),
+            self.learner.categories.codes(changes.keys_M),
             self.small_parts(),
         )
 
     def put_back(self, delta: StateDelta) -> None:
         """The version made of this delta failed: what it holds counts as changed again."""
         self.items.put_back(delta.items.changes)
+        self.learner.categories.put_back(delta.categories)
 
     def ids_of(self, keys_M: Tensor) -> RowIds:
         """The original ids of rows by their keys; of free rows and the unknown one the keys."""
@@ -158,6 +172,7 @@ class State:
         learner.items.load(part_of(tensors, "items"))
         learner.popularity.load(part_of(tensors, "popularity"))
         learner.pool.load(part_of(tensors, "pool"))
+        learner.categories.load(part_of(tensors, "categories"))
         self.joiner.load(part_of(tensors, "joiner"))
         self._load_ids(part_of(tensors, "ids"), int(tensors["collisions/ids"]))
         self.histories.load(part_of(tensors, "histories"), segments)

@@ -73,6 +73,7 @@ class Teacher:
         once if it is a positive."""
         state = self.state
         state.block += 1
+        self._describe(block)
         state.joiner.shown(block.impressions)
         state.joiner.acted(block.events, block.requests)
         accepted = self._next_items(block)
@@ -85,6 +86,15 @@ class Teacher:
             duplicates=accepted.duplicates,
         )
         self.metrics.duplicates_total.inc(accepted.duplicates)
+
+    def _describe(self, block: Block) -> None:
+        """What a block says of items holds for all of its events."""
+        if not block.described:
+            return
+        state = self.state
+        changed_M = placed(state.learner.categories.put(block.described), state.learner.device)
+        state.items.mark(changed_M)
+        state.counters["items"] += len(block.described)
 
     def _next_items(self, block: Block) -> Accepted:
         state, window = self.state, self.state.learner.network.settings.window

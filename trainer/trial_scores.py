@@ -5,7 +5,8 @@ that time, so that only vectors and weights speak. `crowd`: the same against wha
 with the counts of now. `action`: of the action that followed, by the action heads.
 
 Shapes: N trials, E their events, K item keys of all slices, D width, P half-lives, C candidates of
-a slice, L popular items, A action types.
+a slice, L popular items, A action types; of codes C is the places that an item
+has for them.
 """
 
 from __future__ import annotations
@@ -40,10 +41,14 @@ class Questions:
     known_K: Tensor
     """Which keys of the slices, one after another, have a row of their own."""
     vectors_KD: Tensor
+    """Of the rows alone; of those without one the unknown row's."""
+    codes_KC: Tensor
+    """Codes of the categories that speak beside them (`service.model.categories`)."""
     counts_KP: Tensor
     popular_L: Longs
     """Keys of the items that are popular now, the most popular first."""
     vectors_LD: Tensor
+    codes_LC: Tensor
     counts_LP: Tensor
     heads: bool
     """Whether there are action heads to ask."""
@@ -60,7 +65,8 @@ class Questions:
         keys = slice(self.starts[first], self.starts[last])
         return replace(
             self, slices=self.slices[first:last], known_K=self.known_K[keys],
-            vectors_KD=self.vectors_KD[keys], counts_KP=self.counts_KP[keys],
+            vectors_KD=self.vectors_KD[keys], codes_KC=self.codes_KC[keys],
+            counts_KP=self.counts_KP[keys],
         )  # fmt: skip
 
     @property
@@ -93,18 +99,21 @@ class Scorer:
         if not slices:
             return Answers(torch.zeros(0, len(MEASURES)), [])
         window, rows = _packed(slices, starts)
-        encoded = self._network.encode(window, questions.vectors_KD)
+        items_KD = self._network.items(questions.vectors_KD, questions.codes_KC)
+        encoded = self._network.encode(window, items_KD)
         users = self._network.users(encoded, rows).split([len(s) for s in slices])
         action_N = torch.full((len(questions),), torch.nan)
         if questions.heads:
             truth_N = _cat([np.searchsorted(s.keys_K, s.trials["truth"]) + a
                             for s, a in zip(slices, starts, strict=False)])  # fmt: skip
-            logits_NA = self._network.action_logits(encoded, truth_N, questions.vectors_KD, rows)
+            logits_NA = self._network.action_logits(encoded, truth_N, items_KD, rows)
             acted_N = _cat([s.trials["acted"] for s in slices])
             action_N = -logsigmoid(logits_NA.gather(1, acted_N[:, None]))[:, 0]
         losses, scores = [], []
         for one, start, users_ND in zip(slices, starts, users, strict=False):
-            taste_N, crowd_N, scores_NS = self._next_items(questions, one, start, users_ND)
+            taste_N, crowd_N, scores_NS = self._next_items(
+                questions, items_KD, one, start, users_ND
+            )
             losses.append(torch.stack([taste_N, crowd_N], dim=1))
             scores.append(scores_NS)
         return Answers(torch.cat([torch.cat(losses), action_N[:, None]], dim=1), scores)
@@ -113,16 +122,18 @@ class Scorer:
     def users(self, questions: Questions) -> Tensor:
         """Unit vectors [N, D] of those who ask, by the weights asked last."""
         window, rows = _packed(questions.slices, questions.starts)
-        return self._network.users(self._network.encode(window, questions.vectors_KD), rows)
+        items_KD = self._network.items(questions.vectors_KD, questions.codes_KC)
+        return self._network.users(self._network.encode(window, items_KD), rows)
 
     def _next_items(
-        self, questions: Questions, one: Slice, start: int, users_ND: Tensor
+        self, questions: Questions, items_KD: Tensor, one: Slice, start: int, users_ND: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Losses of taste and crowd, and the scores of now, of one slice's trials."""
         network, candidates_C, popular_L = self._network, one.candidates_C, questions.popular_L
         place_C = torch.from_numpy(np.searchsorted(one.keys_K, candidates_C) + start)
         keys_S = np.concatenate([candidates_C, popular_L])
-        vectors_SD = torch.cat([questions.vectors_KD[place_C], questions.vectors_LD])
+        popular_LD = network.items(questions.vectors_LD, questions.codes_LC)
+        vectors_SD = torch.cat([items_KD[place_C], popular_LD])
         known_S = torch.cat([questions.known_K[place_C], torch.ones(len(popular_L)).bool()])
         bare_NS = network.next_item(users_ND, vectors_SD)
         bare_NS += network.seen * (_seen(one, keys_S) & known_S)

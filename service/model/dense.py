@@ -22,7 +22,8 @@ class Model:
     @classmethod
     def of(cls, snapshot: Snapshot, before: "Model | None" = None) -> "Model":
         """The model of a snapshot; a delta may leave the weights to the one before it."""
-        settings = ModelSettings.model_validate(snapshot.model["model"])
+        # Before there was this setting no category spoke.
+        settings = ModelSettings.model_validate({"categories": 0} | snapshot.model["model"])
         types = ActionTypes.of_description(snapshot.model["actions"])
         if before is not None and settings != before.settings:
             raise ValueError("its model has other settings than the version that it changes")

@@ -5,30 +5,42 @@ scatters what is ready and swaps references. Rows lie in memory that grows witho
 that is freed becomes zero with a prior of minus infinity, so that no search finds it, until a new
 key takes it.
 
+What the categories of an item add to its vector (`service.model.categories`) is added where it is
+read: vectors of categories change at once for all rows. Only lengths are kept of the sums.
+
 Shapes: R rows ever used, row 0 being the unknown item; M written rows, T removed keys, C asked for;
-D width, P half-lives.
+D width, P half-lives, K codes of a row, G codes of all categories.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from numba import njit
 from torch import Tensor
 
 from kernels.key_index import RESERVED_KEY, key_index
 from kernels.reserved import Reserved
 from service.actions import Id
+from service.model.categories import SLOTS, Categories
 from service.model.ids import IdStep, ItemIds
 from service.model.prior import COUNTS, Floats, Prior
+from service.model.scans import (
+    EPS,
+    clear,
+    coded_inverses,
+    coded_logits_of,
+    coded_logits_of_all,
+    inverses,
+    logits_of,
+    logits_of_all,
+    write,
+)
 from service.versions import SlotRows
 
 Longs = npt.NDArray[np.int64]
+Shorts = npt.NDArray[np.int16]
 
-EPS = np.float32(1e-6)
-"""Shortest vector that has a direction."""
 CHUNK_ROWS = 1 << 14
 """Rows decoded at a time when all are: they stay in the processor's cache."""
 
@@ -40,35 +52,47 @@ class RowStep:
     removed_T: Tensor
     keys_M: Tensor
     vectors: Floats
+    codes_MK: Shorts
     inverse_M: Floats
+    inverse_R: Floats | None
+    """Of the rows as they are, if vectors of categories are not what they were."""
     counts: Floats
     prior_M: Floats
     prior_R: Floats
     """Of all rows, with room for M more; those that are written follow from `prior_M`."""
     ids: IdStep
     precision: str
+    categories: Categories | None
+    coded: bool
+    """Whether any row has a category by then."""
 
 
 class ItemRows:
-    """Vectors in full precision with the inverse of their lengths, counts, ids, and priors.
+    """Vectors in full precision, codes of categories, the inverse of lengths, counts, ids, priors.
 
     One thread owns it: it alone reads while it applies, and applies while nobody reads.
     """
 
-    def __init__(self, rows: SlotRows, prior: Prior) -> None:
-        """Take over whole rows. Raises KeyError without counts, ValueError for a wrong width."""
+    def __init__(self, rows: SlotRows, prior: Prior, categories: Categories | None = None) -> None:
+        """Take over whole rows. Raises KeyError without counts, ValueError for a wrong width or
+        codes that `categories` has not."""
         self.width, self.precision = rows.width, rows.precision
         counts = _counts(rows, prior)
         self._index = key_index("numba")
         self._index.load({"keys": rows.keys_R[1:], "free": rows.keys_R[:0]})
         self._vectors, self._inverse = Reserved(np.float32, rows.width), Reserved(np.float32)
         self._counts = Reserved(np.float32, len(prior.factor_P))
+        self._codes, self._categories = Reserved(np.int16, SLOTS), categories
+        self._coded = rows.categories is not None
         vectors = self._vectors.extend(len(rows))
         for first in range(0, len(rows), CHUNK_ROWS):
             chunk_C = torch.arange(first, min(first + CHUNK_ROWS, len(rows)))
             part = _flat(rows.gather(chunk_C))
             vectors[first * rows.width : first * rows.width + len(part)] = part
-        _inverses(vectors, np.uint64(rows.width), self._inverse.extend(len(rows)))
+        codes = self._codes.extend(len(rows))
+        if self._coded:
+            codes.reshape(-1, SLOTS)[:] = _codes_of(rows, categories)
+        self._lengths(vectors, codes, categories, self._coded, self._inverse.extend(len(rows)))
         self._counts.extend(len(rows))[:] = counts
         self._prior_R = prior(self._counts.flat)
         self._ids = ItemIds.of(rows.ids, len(rows))
@@ -98,9 +122,29 @@ class ItemRows:
         return [self._ids.at(row, key) for row, key in pairs]
 
     def gather(self, rows_C: Tensor) -> Tensor:
-        """The vectors of rows, [C, D]."""
+        """The vectors of items by row, [C, D]."""
         vectors_RD = torch.from_numpy(self._vectors.flat).view(-1, self.width)
-        return vectors_RD.index_select(0, rows_C)
+        own_CD: Tensor = vectors_RD.index_select(0, rows_C)
+        if not self._coded or self._categories is None:
+            return own_CD
+        codes_RK = torch.from_numpy(self._codes.flat).view(-1, SLOTS)
+        vectors_CD: Tensor = self._categories(own_CD, codes_RK.index_select(0, rows_C).int())
+        return vectors_CD
+
+    def unknown(self, codes_NK: Tensor) -> Tensor:
+        """The vectors [N, D] of items without a row, by the codes of their categories."""
+        unknown_D = torch.from_numpy(self._vectors.flat[: self.width].copy())
+        unknown_ND = unknown_D.expand(len(codes_NK), -1)
+        if self._categories is None:
+            return unknown_ND
+        vectors_ND: Tensor = self._categories(unknown_ND, codes_NK)
+        return vectors_ND
+
+    def logits_of_unknown(self, user_D: Tensor, vectors_ND: Tensor) -> Tensor:
+        """What `logits` says of items without a row that have these vectors, [N]."""
+        lengths_N = vectors_ND.norm(dim=1).clamp(min=float(EPS))
+        logits_N: Tensor = vectors_ND @ user_D / lengths_N + float(self._prior_R[0])
+        return logits_N
 
     def logits(self, user_D: Tensor, rows_C: Tensor) -> Tensor:
         """Cosine with `user_D`, times its length, plus the prior: of the rows asked for, [C]."""
@@ -113,13 +157,40 @@ class ItemRows:
     def _logits(self, user_D: Tensor, rows: Longs | None, count: int) -> Tensor:
         out = np.empty(count, np.float32)
         columns = self._vectors.flat, np.uint64(self.width), self._inverse.flat, self._prior_R
+        user = user_D.numpy()
+        if not self._coded:
+            if rows is None:
+                logits_of_all(*columns, user, out)
+            else:
+                logits_of(*columns, user, rows, out)
+            return torch.from_numpy(out)
+        coded = *columns, self._codes.flat, self._of_codes(user_D), user
         if rows is None:
-            _logits_of_all(*columns, user_D.numpy(), out)
+            coded_logits_of_all(*coded, out)
         else:
-            _logits_of(*columns, user_D.numpy(), rows, out)
+            coded_logits_of(*coded, rows, out)
         return torch.from_numpy(out)
 
-    def prepare(self, rows: SlotRows, removed_T: Tensor, prior: Prior) -> RowStep:
+    def _of_codes(self, user_D: Tensor) -> Floats:
+        """The product of a user's vector and every category's, [G]."""
+        assert self._categories is not None
+        products_G: Floats = torch.mv(self._categories.weight.detach(), user_D).numpy()
+        return products_G
+
+    def _lengths(
+        self, vectors: Floats, codes: Shorts, categories: Categories | None, coded: bool,
+        inverse: Floats,
+    ) -> None:  # fmt: skip
+        """Write the inverse length of every vector with what its categories add."""
+        if not coded or categories is None:
+            inverses(vectors, np.uint64(self.width), inverse)
+        else:
+            weights = _flat(categories.weight.detach())
+            coded_inverses(vectors, np.uint64(self.width), codes, weights, inverse)
+
+    def prepare(
+        self, rows: SlotRows, removed_T: Tensor, prior: Prior, categories: Categories | None = None
+    ) -> RowStep:
         """What changes when these keys go and these rows come, and then the prior of every row.
 
         Changes nothing; reads rows that must not change meanwhile. Raises what the constructor
@@ -133,15 +204,19 @@ class ItemRows:
         for column in (self._vectors, self._inverse, self._counts):
             column.ahead(len(self) + len(rows))
         vectors = _flat(rows.gather(torch.arange(len(rows))))
-        inverse_M = np.empty(len(rows), np.float32)
-        _inverses(vectors, np.uint64(self.width), inverse_M)
+        codes_MK, coded = _codes_of(rows, categories), self._coded or rows.categories is not None
+        inverse_M, inverse_R = np.empty(len(rows), np.float32), None
+        self._lengths(vectors, codes_MK.reshape(-1), categories, coded, inverse_M)
+        if self._coded and categories is not self._categories:
+            inverse_R = np.empty(len(self), np.float32)
+            self._lengths(self._vectors.flat, self._codes.flat, categories, True, inverse_R)
         prior_R = np.empty(len(self) + len(rows), np.float32)
         prior_R[: len(self)] = prior(self._counts.flat)
         prior_R[1 : len(self)][self._index.keys().numpy() == RESERVED_KEY] = -np.inf
         ids = self._ids.prepare(rows.ids, len(rows))
         return RowStep(
-            removed_T, rows.keys_R[1:], vectors, inverse_M, counts, prior(counts), prior_R, ids,
-            rows.precision,
+            removed_T, rows.keys_R[1:], vectors, codes_MK, inverse_M, inverse_R, counts,
+            prior(counts), prior_R, ids, rows.precision, categories, coded,
         )  # fmt: skip
 
     def apply(self, step: RowStep) -> None:
@@ -152,26 +227,50 @@ class ItemRows:
         rows_M[1:] = self._index.insert(step.keys_M)[0].numpy() + 1
         end = self._index.rows_end + 1
         columns = self._vectors.extend(end), self._inverse.extend(end), self._counts.extend(end)
+        codes_RK = self._codes.extend(end).reshape(-1, SLOTS)
+        if step.inverse_R is not None:
+            columns[1][: len(step.inverse_R)] = step.inverse_R
+        if step.coded:
+            codes_RK[freed_T] = 0
+            codes_RK[rows_M] = step.codes_MK
+        self._categories, self._coded = step.categories, step.coded
         step.prior_R[freed_T] = -np.inf
         step.prior_R[rows_M] = step.prior_M
         self._prior_R = step.prior_R[:end]
-        _clear(*columns, np.uint64(self.width), freed_T)
+        clear(*columns, np.uint64(self.width), freed_T)
         new = step.vectors, step.inverse_M, step.counts
-        _write(*columns, np.uint64(self.width), rows_M, *new)
+        write(*columns, np.uint64(self.width), rows_M, *new)
         self._ids.apply(step.ids, freed_T, rows_M, end)
         self.precision = step.precision
 
     def rehearse(self) -> None:
-        """Prepare and apply a change of two rows elsewhere, so that the first real one pays for no
-        compilation."""
+        """Prepare, apply and read a change of two rows elsewhere, with categories and without, so
+        that the first real ones pay for no compilation."""
         width, half_lives = self.width, self._counts.flat.size // len(self)
-        one = SlotRows(
+        plain = SlotRows(
             torch.tensor([RESERVED_KEY, 1]), torch.zeros(2, width),
             {COUNTS: torch.zeros(2, half_lives)},
         )  # fmt: skip
-        prior = Prior(0, *np.ones((2, half_lives), np.float32))
-        rows = ItemRows(one, prior)
-        rows.apply(rows.prepare(one, torch.tensor([1]), prior))
+        prior, user_D = Prior(0, *np.ones((2, half_lives), np.float32)), torch.zeros(width)
+        for one in (plain, replace(plain, categories=torch.zeros(2, 1, dtype=torch.int16))):
+            rows = ItemRows(one, prior, Categories(1, width))
+            rows.apply(rows.prepare(one, torch.tensor([1]), prior, Categories(1, width)))
+            rows.logits(user_D, torch.zeros(1, dtype=torch.int64))
+            rows.logits_of_all(user_D)
+
+
+def _codes_of(rows: SlotRows, categories: Categories | None) -> Shorts:
+    """Codes [N, SLOTS] of rows. Raises ValueError for codes that the model has no vector for."""
+    codes_NK = np.zeros((len(rows), SLOTS), np.int16)
+    if rows.categories is not None:
+        given_NK, most = rows.categories.numpy(), 0 if categories is None else len(categories.keys)
+        if given_NK.shape[1] > SLOTS or int(given_NK.max(initial=-1)) >= max(most, 1):
+            raise ValueError(
+                f"rows have {given_NK.shape[1]} categories with codes up to "
+                f"{given_NK.max(initial=-1)}, the model {SLOTS} with codes below {most}"
+            )
+        codes_NK[:, : given_NK.shape[1]] = given_NK
+    return codes_NK
 
 
 def _flat(rows_ND: Tensor) -> Floats:
@@ -187,66 +286,3 @@ def _counts(rows: SlotRows, prior: Prior) -> Floats:
             f"{len(prior.factor_P)} half-lives"
         )
     return _flat(counts_RP)
-
-
-@njit(cache=True, nogil=True)
-def _inverses(vectors: Any, width: Any, inverse: Any) -> None:
-    for r in range(len(inverse)):
-        inverse[r] = _inverse_length(vectors, np.uint64(r) * width, width)
-
-
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _inverse_length(vectors: Any, base: Any, width: Any) -> Any:
-    total = np.float32(0)
-    for d in range(width):
-        total += vectors[base + d] * vectors[base + d]
-    return np.float32(1) / max(np.sqrt(total), EPS)
-
-
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _dot(vectors: Any, base: Any, width: Any, user: Any) -> Any:
-    """Sums in lanes, in an order that depends on the width alone."""
-    total = np.float32(0)
-    for d in range(width):
-        total += vectors[base + d] * user[d]
-    return total
-
-
-@njit(cache=True, nogil=True)
-def _logits_of_all(vectors: Any, width: Any, inverse: Any, prior: Any, user: Any, out: Any) -> None:
-    for r in range(len(out)):
-        out[r] = _dot(vectors, np.uint64(r) * width, width, user) * inverse[r] + prior[r]
-
-
-@njit(cache=True, nogil=True)
-def _logits_of(
-    vectors: Any, width: Any, inverse: Any, prior: Any, user: Any, rows: Any, out: Any
-) -> None:
-    for i in range(len(out)):
-        r = np.uint64(rows[i])
-        out[i] = _dot(vectors, r * width, width, user) * inverse[r] + prior[r]
-
-
-@njit(cache=True, nogil=True)
-def _clear(vectors: Any, inverse: Any, counts: Any, width: Any, rows: Any) -> None:
-    half_lives = np.uint64(len(counts) // len(inverse))
-    for i in range(len(rows)):
-        r = np.uint64(rows[i])
-        vectors[r * width : (r + np.uint64(1)) * width] = 0
-        counts[r * half_lives : (r + np.uint64(1)) * half_lives] = 0
-        inverse[r] = 0
-
-
-@njit(cache=True, nogil=True)
-def _write(
-    vectors: Any, inverse: Any, counts: Any, width: Any, rows: Any,
-    new_vectors: Any, new_inverse: Any, new_counts: Any,
-) -> None:  # fmt: skip
-    half_lives = np.uint64(len(counts) // len(inverse))
-    for i in range(len(rows)):
-        r, source = np.uint64(rows[i]), np.uint64(i)
-        for d in range(width):
-            vectors[r * width + d] = new_vectors[source * width + d]
-        for p in range(half_lives):
-            counts[r * half_lives + p] = new_counts[source * half_lives + p]
-        inverse[r] = new_inverse[source]

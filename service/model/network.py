@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, normalize
 
 from kernels.attention import Events, Rows
+from service.model.categories import Categories
 from service.model.hstu import HSTU
 from service.model.layer import KeysValues
 from service.model.tokens import Tokens, Window, first_event
@@ -32,7 +33,8 @@ class Encoded:
 
 
 class Network(nn.Module):
-    """The dense half of the model; item vectors come from the store and are passed in.
+    """The dense half of the model; item vectors come from the store and are passed in, with what
+    their categories add to them (`items`).
 
     precision: of the layers' matrix products, float32 or bfloat16; weights, sums, norms, heads and
     losses are float32 in either. recompute: less memory for more work when training, the same bits.
@@ -52,6 +54,12 @@ class Network(nn.Module):
         """Added to the logit of items that are in the visible history: learned, so that a product
         whose users return to items keeps them and one whose users do not drops them."""
         self.prior = nn.Parameter(torch.full((len(settings.priors),), 1 / len(settings.priors)))
+        most = settings.categories
+        self.categories = Categories(most, settings.dim) if most else None
+
+    def items(self, own_ND: Tensor, codes_NK: Tensor) -> Tensor:
+        """Vectors [N, D] of items, from their own and the codes of their categories."""
+        return own_ND if self.categories is None else self.categories(own_ND, codes_NK)
 
     def encode(self, window: Window, items_UD: Tensor) -> Encoded:
         """Read the histories: every layer's keys and values."""

@@ -3,10 +3,11 @@
 Shapes: C candidates, R rows of the item slot, D width, A action types. One user at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,10 +28,14 @@ from service.model.tokens import Window
 from service.versions import Snapshot
 
 __all__ = [
-    "COUNTS", "COUNTS_ORIGIN", "ITEM_SLOT", "Ranker", "Scores", "Step", "described", "visible"
+    "COUNTS", "COUNTS_ORIGIN", "ITEM_SLOT", "CodesOf", "Ranker", "Scores", "Step", "described",
+    "visible",
 ]  # fmt: skip
 
 ITEM_SLOT = "item"
+
+CodesOf = Callable[[Longs], Tensor]
+"""Keys [N] of items to codes [N, K] of their categories, int32, 0 for none."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,13 @@ class Step:
     rows: RowStep
 
 
+class _Unseen(NamedTuple):
+    """Items without a row that have categories: where they stand, and their vectors."""
+
+    place_V: Tensor
+    vectors_VD: Tensor
+
+
 class Ranker:
     """One version, ready to score. One thread uses it; another may prepare what comes next."""
 
@@ -96,7 +108,8 @@ class Ranker:
         self.number = snapshot.number
         with _explained(snapshot.number):
             self.model = Model.of(snapshot)
-            self.items = ItemRows(snapshot.slots[ITEM_SLOT], self.model.prior)
+            categories = self.model.network.categories
+            self.items = ItemRows(snapshot.slots[ITEM_SLOT], self.model.prior, categories)
             if self.items.width != self.model.settings.dim:
                 raise ValueError(
                     f"items are {self.items.width} wide, dim is {self.model.settings.dim}"
@@ -116,7 +129,9 @@ class Ranker:
         with _explained(delta.number):
             model = Model.of(delta, self.model)
             removed_T = delta.removed.get(ITEM_SLOT, torch.empty(0, dtype=torch.int64))
-            rows = self.items.prepare(delta.slots[ITEM_SLOT], removed_T, model.prior)
+            rows = self.items.prepare(
+                delta.slots[ITEM_SLOT], removed_T, model.prior, model.network.categories
+            )
         if model.network is not self.model.network:
             following = copy(self)
             following.model = model
@@ -135,26 +150,39 @@ class Ranker:
         return self.items.rows(item_keys_C)
 
     @torch.inference_mode()
-    def rank(self, history: Histories, item_keys_C: Longs, at_ms: int) -> Scores:
-        """Score candidates for one user; duplicates and unknown items are scored like any other."""
+    def rank(
+        self, history: Histories, item_keys_C: Longs, at_ms: int, codes_of: CodesOf | None = None
+    ) -> Scores:
+        """Score candidates for one user; duplicates and unknown items are scored like any other.
+
+        codes_of: codes of the categories of items that have no row.
+        """
         rows_C = self.rows(item_keys_C)
-        encoded, seen = self._encode(history)
+        encoded, seen = self._encode(history, codes_of)
         user_D = self._user(encoded, seen, at_ms)
+        unseen = self._unseen(item_keys_C, rows_C, codes_of)
         next_item_C = self.items.logits(user_D, rows_C)
+        if len(unseen.place_V):
+            next_item_C[unseen.place_V] = self.items.logits_of_unknown(user_D, unseen.vectors_VD)
         next_item_C += self.model.network.seen * torch.isin(rows_C, self._seen_rows(history))
         if not self.model.has_action_heads:
             return Scores(self.model.types.next_item_weight * next_item_C, next_item_C, None)
         logits_CA = self.model.network.action_logits(
-            encoded, torch.arange(len(rows_C)), self.items.gather(rows_C),
+            encoded, torch.arange(len(rows_C)), self._vectors(rows_C, unseen),
             _asking(len(rows_C), seen, at_ms),
         )  # fmt: skip
         return self._combined(next_item_C, logits_CA)
 
     @torch.inference_mode()
-    def next_items(self, history: Histories, at_ms: int) -> Tensor:
+    def user(self, history: Histories, at_ms: int, codes_of: CodesOf | None = None) -> Tensor:
+        """Who asks for the next item: a vector [D] as long as the temperature makes it."""
+        return self._user(*self._encode(history, codes_of), at_ms)
+
+    @torch.inference_mode()
+    def next_items(self, history: Histories, at_ms: int, user_D: Tensor | None = None) -> Tensor:
         """Next-item logits of every row of the item slot, [R]: of the unknown item first, minus
-        infinity for rows without an item."""
-        user_D = self._user(*self._encode(history), at_ms)
+        infinity for rows without an item. `user_D` is what `user` has returned, if it was asked."""
+        user_D = self.user(history, at_ms) if user_D is None else user_D
         scores_R = self.items.logits_of_all(user_D)
         scores_R[self._seen_rows(history)] += self.model.network.seen
         return scores_R
@@ -172,7 +200,22 @@ class Ranker:
             self.next_items(history, at_ms=events)
         self.items.rehearse()
 
-    def _encode(self, history: Histories) -> tuple[Encoded, int]:
+    def _unseen(self, keys_N: Longs, rows_N: Tensor, codes_of: CodesOf | None) -> "_Unseen":
+        """Those of some items that have no row, but categories."""
+        unknown_N = (rows_N == 0).nonzero().squeeze(1)
+        if codes_of is None or not len(unknown_N):
+            return _Unseen(rows_N[:0], torch.zeros(0, self.items.width))
+        codes_NK = codes_of(keys_N[unknown_N.numpy()])
+        has_N = codes_NK.any(1)
+        return _Unseen(unknown_N[has_N], self.items.unknown(codes_NK[has_N]))
+
+    def _vectors(self, rows_N: Tensor, unseen: "_Unseen") -> Tensor:
+        """The vectors of items, [N, D]."""
+        vectors_ND = self.items.gather(rows_N)
+        vectors_ND[unseen.place_V] = unseen.vectors_VD
+        return vectors_ND
+
+    def _encode(self, history: Histories, codes_of: CodesOf | None = None) -> tuple[Encoded, int]:
         seen_T, before_ms = visible(history, self.model.settings.window)
         item_T, at_ms_T = history.item_T[seen_T], history.at_ms_T[seen_T]
         before_ms_T = np.concatenate([[before_ms], at_ms_T[:-1]])[: len(seen_T)].astype(np.int64)
@@ -181,7 +224,9 @@ class Ranker:
             events, torch.arange(len(seen_T)), torch.from_numpy(history.action_T[seen_T]),
             torch.from_numpy(before_ms_T),
         )  # fmt: skip
-        return self.model.network.encode(window, self.items.gather(self.rows(item_T))), len(seen_T)
+        rows_T = self.rows(item_T)
+        vectors_TD = self._vectors(rows_T, self._unseen(item_T, rows_T, codes_of))
+        return self.model.network.encode(window, vectors_TD), len(seen_T)
 
     def _seen_rows(self, history: Histories) -> Tensor:
         """Rows of the items in the visible history, each once; the unknown row is no item."""

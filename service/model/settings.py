@@ -26,6 +26,9 @@ class ModelSettings(Section):
     )
     weights: Literal["silu", "softmax"] = Field("silu", description="what logits become")
     relative_bias: bool = Field(True, description="whether distance and time speak in the logits")
+    categories: int = Field(
+        256, ge=0, le=4_096, description="categories with a vector of their own; 0: none speak"
+    )
 
     @model_validator(mode="after")
     def _window_moves_by_quarters(self) -> "ModelSettings":

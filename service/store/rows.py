@@ -88,6 +88,11 @@ class KeyedRows:
         self.table.clear(removed.rows_M)
         return removed
 
+    def mark(self, rows_M: Tensor) -> None:
+        """What is kept beside these distinct rows has changed."""
+        marks_M = self.table.take(rows_M, ["marks"])["marks"]
+        self.table.put(rows_M, {"marks": marks_M | CHANGED})
+
     def touch(self, rows_N: Tensor, at_ms_N: Tensor, decay: Decay) -> None:
         """One occurrence of each row but the unknown one."""
         self.table.touch(rows_N, at_ms_N, decay)

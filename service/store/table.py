@@ -102,6 +102,11 @@ class EmbeddingTable:
         """One step of the optimizer per distinct row, its gradients summed first."""
         self._rows.step(rows_N, grads_ND, self._optimizer, self._clock.decay)
 
+    def mark(self, keys_M: Tensor) -> None:
+        """Count rows as changed: what is kept beside them by these distinct keys has."""
+        rows_M = self.lookup(keys_M)
+        self._rows.mark(rows_M[rows_M > 0])
+
     def expire(self, watermark_ms: int, budget_rows: int) -> Removed:
         """Time passes: look at the next `budget_rows` rows and free those with watermark - last
         seen > ttl, so that a row is gone ceil(rows / budget_rows) calls later at the latest.

@@ -89,7 +89,7 @@ class Frame(NamedTuple):
         edges = list(accumulate(lengths, initial=payloads_at))[skip : stop + 1]
         payloads = [self.chunk[begin:end] for begin, end in pairwise(edges)]
         offsets = range(self.offset + skip, self.offset + stop)
-        return list(map(_record, zip(offsets, times, payloads, strict=False)))
+        return list(map(_record, zip(offsets, times, payloads, repeat(b""), strict=False)))
 
 
 def find(chunk: bytes, at: int) -> Frame | None:

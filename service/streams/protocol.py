@@ -5,11 +5,13 @@ from typing import NamedTuple, Protocol
 
 
 class Record(NamedTuple):
-    """One payload with its place. `append_ms` is milliseconds since the epoch."""
+    """One payload with its place. `append_ms` is milliseconds since the epoch. The embedded log
+    keeps no keys; elsewhere a payload may be absent (b""), and then the key says what is gone."""
 
     offset: int
     append_ms: int
     payload: bytes
+    key: bytes = b""
 
 
 class Lag(NamedTuple):

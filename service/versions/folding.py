@@ -71,7 +71,8 @@ def _layout(rows: SlotRows) -> dict[str, object]:
 
 
 def _folded_rows(links: Sequence[Snapshot], slot: str) -> SlotRows:
-    parts, none_T = [link.slots[slot] for link in links], torch.empty(0, dtype=torch.int64)
+    parts = _alike([link.slots[slot] for link in links])
+    none_T = torch.empty(0, dtype=torch.int64)
     removed = [link.removed.get(slot, none_T) for link in links]
     plan = _Plan.of([rows.keys_R for rows in parts], removed)
     columns = [rows.columns() for rows in parts]
@@ -79,6 +80,12 @@ def _folded_rows(links: Sequence[Snapshot], slot: str) -> SlotRows:
     rows = SlotRows.from_tensors(merged)
     ids = [rows.ids for rows in parts if rows.ids is not None]
     return replace(rows, ids=RowIds.joined(ids).take(plan.source_S)) if ids else rows
+
+
+def _alike(parts: list[SlotRows]) -> list[SlotRows]:
+    """The same rows, all with as many places for categories: rows of one part may have more."""
+    most = max(0 if p.categories is None else p.categories.shape[1] for p in parts)
+    return [part.with_places(most) for part in parts] if most else parts
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from kernels.row_codes import Codes, decode, encode, gather_decode
 from service.actions import RESERVED_KEY
@@ -28,14 +29,16 @@ class SlotRows:
     """One slot. `codes` holds int8 or int4 row codes, or the vectors as fp32 or fp16 [R, D].
 
     `extra` are fp32 tensors with one entry per row, kept exactly; those in LOGARITHMS as logarithms
-    where rows are codes. `ids` are the original ids by
-    row; an integer id equals its key, and row 0 has RESERVED_KEY or "".
+    where rows are codes. `ids` are the original ids by row; an integer id equals its key, and row 0
+    has RESERVED_KEY or "". `categories` int16 [R, K] are codes of what speaks in an item's vector
+    beside its row, 0 for none; None where no row has any.
     """
 
     keys_R: Tensor
     codes: Codes | Tensor
     extra: dict[str, Tensor] = field(default_factory=dict)
     ids: RowIds | None = None
+    categories: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for types, shapes or values that no slot can have."""
@@ -49,6 +52,11 @@ class SlotRows:
             expect_finite(f"extra {name!r}", tensor)
         if self.ids is not None:
             self._check_ids(self.ids)
+        if self.categories is not None:
+            shape = [len(self), *self.categories.shape[1:2]]
+            expect("categories", self.categories, torch.int16, shape)
+            if self.categories.numel() and int(self.categories.min()) < 0:
+                raise ValueError("categories has values below 0")
 
     def _check_vectors(self) -> None:
         if isinstance(self.codes, Tensor):
@@ -122,6 +130,8 @@ class SlotRows:
         """The tensors of a file with one entry per row: all but the ids."""
         tensors = {"keys": self.keys_R}
         tensors |= {f"extra/{name}": tensor for name, tensor in self.extra.items()}
+        if self.categories is not None:
+            tensors["categories"] = self.categories
         if isinstance(self.codes, Tensor):
             return tensors | {"values": self.codes}
         for name in self._logarithms:
@@ -158,4 +168,12 @@ class SlotRows:
             if kind == "logs":
                 expect(f"logs {name!r}", tensor, torch.int16, list(tensor.shape))
                 extra[name] = logs.decode(tensor)
-        return cls(keys_R, codes, extra, ids)
+        return cls(keys_R, codes, extra, ids, tensors.get("categories"))
+
+    def with_places(self, most: int) -> "SlotRows":
+        """The same rows with so many places for categories, of which they use no more."""
+        categories_RK = self.categories
+        if categories_RK is None:
+            categories_RK = torch.zeros(len(self), 0, dtype=torch.int16)
+        missing = most - categories_RK.shape[1]
+        return replace(self, categories=pad(categories_RK, (0, missing)))

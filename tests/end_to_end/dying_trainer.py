@@ -80,7 +80,7 @@ def killed_after(root: Path, place: int) -> dict[str, Any]:
     return {"killed": died, **json.loads((root / "finished.json").read_text())}
 
 
-STORY = told(700, users=25, items=150)
+STORY = told(700, users=25, items=150, described=True)
 
 
 def main(root: Path, first: int, every: int) -> None:

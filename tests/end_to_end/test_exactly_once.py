@@ -129,7 +129,7 @@ def uninterrupted(story: Told, root: Path) -> Site:
 def test_killed_trainers_train_every_action_once_and_bit_for_bit(
     site: Site, tmp_path: Path
 ) -> None:
-    story = told(4000, users=200, items=300)
+    story = told(4000, users=200, items=300, described=True)
     whole = uninterrupted(story, tmp_path / "whole")
     site.told(story)
     assert site.killed_at_random(kills=3, versions=whole.newest(), seed=0) >= 2

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from service.blocks import Block
 from service.histories.local import Events, Histories, LocalHistories
+from service.items import Item
 from service.metrics import TrainerMetrics
 from service.model.hstu import window_start
-from service.model.ranker import Ranker, described
+from service.model.ranker import CodesOf, Ranker, described
 from service.settings import Settings
 from trainer.build import Plan
 from trainer.inspection import Inspection
@@ -81,7 +82,16 @@ def blocks(count: int, size: int) -> list[Block]:
         id_T = make.integers(0, 200, size)
         events = Events(user_T, item_T, make.integers(0, 5, size), at_ms_T, id_T)
         watermark_ms = int(at_ms_T.max())
-        made.append(Block(events, [None] * size, item_T.tolist(), [], [], {}, watermark_ms, size))
+        described = [
+            Item(item=500 + int(item), categories=[f"c{c}" for c in make.integers(0, 9, day % 4)])
+            for item in make.integers(0, 60, 12)
+        ]
+        made.append(
+            Block(
+                events, [None] * size, item_T.tolist(), [], [], {}, watermark_ms, size,
+                described=described,
+            )
+        )  # fmt: skip
     return made
 
 
@@ -117,8 +127,11 @@ def test_a_server_scores_every_event_as_the_trainer_did(
     state, server = alive(plan.fresh_state()), Server(plan)
     teacher = Teacher(state, plan.types, plan.trainer, TrainerMetrics(), Inspection(tmp_path))
     compared: list[int] = []
+    strange = 0
 
     def compare(scoring: Scoring) -> None:
+        nonlocal strange
+        strange += int((scoring.scored.item_E < 0).sum())
         now_ms, asked = scoring.now_ms, np.arange(len(scoring.truth_Q))
         rows = state.items.live_rows().numpy()
         trained = state.learner.scores(scoring.scored, asked, rows, now_ms)
@@ -126,7 +139,9 @@ def test_a_server_scores_every_event_as_the_trainer_did(
         ranker = Ranker(snapshot_of(state, 1, now_ms, model))
         events = scoring.accepted.events
         for q, t in enumerate(scoring.scored.batch.event_Q.tolist()):
-            served = ranker.next_items(before[t], int(events.at_ms_T[t]))
+            at_ms = int(events.at_ms_T[t])
+            user_D = ranker.user(before[t], at_ms, codes_of(state))
+            served = ranker.next_items(before[t], at_ms, user_D)
             torch.testing.assert_close(served[1:], trained[q], **CLOSE)
             compared.append(int(scoring.accepted.ordinal_T[t]))
 
@@ -135,6 +150,7 @@ def test_a_server_scores_every_event_as_the_trainer_did(
         before = server.follow(block)
         teacher.teach(block)
     assert state.counters["batches_skipped"] == 0
+    assert strange > 10
     assert state.counters["duplicates"] > 50
     assert len(compared) == state.counters["positives_trained"] > 500
     assert len({window_start(ordinal - 1, WINDOW) for ordinal in compared}) > 10
@@ -142,15 +158,21 @@ def test_a_server_scores_every_event_as_the_trainer_did(
     assert compared.count(0) >= 12
 
 
+def codes_of(state: State) -> CodesOf:
+    """What the trainer knows of items, as a server may ask for it."""
+    return lambda keys_N: state.learner.categories.codes(torch.from_numpy(keys_N))
+
+
 def action_chances(state: State, batch: TargetBatch) -> Tensor:
     """Chance of each action on each shown item, as the trainer's step computes it."""
     network, items = state.learner.network, state.items
-    vectors = [items.gather(items.lookup(keys)) for keys in (batch.seen.item_E, batch.item_R)]
+    keys = torch.cat([batch.seen.item_E, batch.item_R])
     events = len(batch.seen.item_E)
     window = batch.seen.window(torch.arange(events))
     item_R = torch.arange(events, events + len(batch.item_R))
     with torch.inference_mode():
-        every = torch.cat(vectors)
+        own = items.gather(items.lookup(keys))
+        every = network.items(own, state.learner.categories.codes(keys))
         encoded = network.encode(window, every)
         return torch.sigmoid(network.action_logits(encoded, item_R, every, batch.targets))
 
@@ -187,7 +209,8 @@ def test_shown_items_are_learned_with_the_chances_that_a_server_gave_them(tmp_pa
     assert batch is not None
     trained = action_chances(state, batch).split([len(entry.items) for entry, _ in usable])
     for (entry, history), chances_RA in zip(usable, trained, strict=True):
-        actions = ranker.rank(history, np.array(entry.items), entry.at_ms).actions
+        items, of = np.array(entry.items), codes_of(state)
+        actions = ranker.rank(history, items, entry.at_ms, of).actions
         assert actions is not None
         columns: list[Any] = list(actions.values())
         torch.testing.assert_close(torch.stack(columns, 1), chances_RA, **CLOSE)

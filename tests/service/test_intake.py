@@ -376,7 +376,11 @@ def test_one_event_of_2099_moves_nothing(stream_of: Streams) -> None:
     assert block is not None
     assert [told.reason for told in block.rejected] == ["too_early"]
     assert block.watermark_ms == intake.watermark_ms == NOW_MS + 1000
-    assert intake.largest_ms == {"actions:0": NOW_MS + 1000, "impressions:0": 0}
+    assert intake.largest_ms == {
+        "actions:0": NOW_MS + 1000,
+        "impressions:0": 0,
+        "items:0": 0,
+    }
 
 
 def test_lateness_is_judged_by_the_append_time_and_no_clock(stream_of: Streams) -> None:

@@ -31,7 +31,7 @@ FULL = settings(store={"max_bytes": 20_000, "item": {"grace_seconds": 5}})
 
 @pytest.fixture(scope="module")
 def story() -> Told:
-    return told(1500, users=25, items=150)
+    return told(1500, users=25, items=150, described=True)
 
 
 @pytest.fixture(
@@ -64,6 +64,7 @@ def test_every_record_is_counted_once(whole: Workshop, story: Told) -> None:
     assert counters["records"] == story.records
     assert counters["actions"] == story.actions
     assert counters["impressions"] == story.impressions
+    assert counters["items"] == story.described > 250
     assert counters["rejected_bad_json"] == story.rejected
     kept = counters["positives_trained"] + counters["context_only"]
     assert kept == story.actions - counters["duplicates"]

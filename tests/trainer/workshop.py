@@ -14,6 +14,7 @@ import numpy as np
 from service.actions import Action, Impression
 from service.histories.local import LocalHistories
 from service.histories.segments import segments_of
+from service.items import Item
 from service.settings import Settings
 from service.streams import LocalStream, Stream
 from service.versions import Checkpoint, VersionDirectory
@@ -25,7 +26,8 @@ from trainer.teaching import Scoring
 START_MS = 1_732_096_800_000
 
 TINY: dict[str, dict[str, Any]] = {
-    "model": {"dim": 16, "layers": 1, "heads": 1, "qk_width": 8, "v_width": 8, "window": 16},
+    "model": {"dim": 16, "layers": 1, "heads": 1, "qk_width": 8, "v_width": 8, "window": 16,
+              "categories": 9},
     "histories": {"capacity": 64},
     "trainer": {
         "block_records": 64, "publish_clock": "event", "publish_seconds": 60, "row_budget": 256,
@@ -49,9 +51,10 @@ class Told:
     positives: int = 0
     duplicates: int = 0
     impressions: int = 0
+    described: int = 0
     rejected: int = 0
     payloads: dict[str, list[tuple[int, bytes]]] = field(
-        default_factory=lambda: {"actions": [], "impressions": []}
+        default_factory=lambda: {"actions": [], "impressions": [], "items": []}
     )
     """(event time in ms, payload) by topic, in order."""
 
@@ -66,8 +69,11 @@ class Told:
             stream.append(topic, 0, [p for _, p in part], [at_ms for at_ms, _ in part])
 
 
-def told(actions: int, seed: int = 0, users: int = 20, items: int = 40) -> Told:
-    """A stream with everything in it: repeats, hides, impressions, malformed and late records."""
+def told(
+    actions: int, seed: int = 0, users: int = 20, items: int = 40, described: bool = False
+) -> Told:
+    """A stream with everything in it: repeats, hides, impressions, malformed and late records;
+    `described`: and items whose categories change, of more kinds than the model has."""
     draw, story, at_ms = np.random.default_rng(seed), Told(), START_MS
     seen: dict[int, list[str]] = {}
     for number in range(actions):
@@ -96,7 +102,19 @@ def told(actions: int, seed: int = 0, users: int = 20, items: int = 40) -> Told:
         if number % 97 == 50:
             story.append("actions", at_ms, b'{"user": 1, "item"')
             story.rejected += 1
+        if described and number % 5 == 0:
+            story.append("items", at_ms, msgspec.json.encode(_described(draw, items)))
+            story.described += 1
     return story
+
+
+def _described(draw: np.random.Generator, items: int) -> Item:
+    """One item, of those that are acted on or not, as it is now; sometimes it is not any more."""
+    of_item = draw.integers(0, 12, int(draw.integers(0, 4))).tolist()
+    return Item(
+        item=f"i{int(draw.integers(items + 10))}", categories=[f"c{c}" for c in of_item],
+        deleted=bool(draw.random() < 0.1),
+    )  # fmt: skip
 
 
 class Crash(Exception):
