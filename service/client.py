@@ -49,7 +49,8 @@ class Client:
         return self._post("/v1/rank", {"user": user, "items": list(items), **options})
 
     def recommend(self, user: Id, n: int = 10, **options: Any) -> dict[str, Any]:
-        """The best n items. Options: exclude_seen, exclude, at, request, context."""
+        """The best n items. Options: exclude_seen, exclude, categories, exclude_categories,
+        features, at, request, context."""
         return self._post("/v1/recommend", {"user": user, "n": n, **options})
 
     def act(self, actions: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -59,6 +60,10 @@ class Client:
     def impressions(self, impressions: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Append lists that were really shown."""
         return self._post("/v1/impressions", {"impressions": list(impressions)})
+
+    def put_items(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Append what is known of items; of each item the latest record counts whole."""
+        return self._post("/v1/items", {"items": list(items)})
 
     def versions(self) -> dict[str, Any]:
         """The version that answers, the available, held and refused ones, and what is pinned."""

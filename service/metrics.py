@@ -291,6 +291,17 @@ class ServingMetrics(Metrics):
         )
         self.histories_users = self._gauge("histories_users", "Users with a history")
         self._guarding()
+        self.items_total = self._counter_of(
+            "items_total",
+            "Records of the topic items, by outcome",
+            "outcome", "described", "deleted", "rejected",
+        )  # fmt: skip
+        self.catalogue_items = self._gauge(
+            "catalogue_items", "Items that a server knows something of from the topic items"
+        )
+        self.catalogue_unseen_items = self._gauge(
+            "catalogue_unseen_items", "Of these, items that the served version has no row for"
+        )
         self.version_applied_total = self._counter_of(
             "version_applied_total",
             "Versions reached, by how: delta (what changed) or base (loaded whole)",

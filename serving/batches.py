@@ -25,11 +25,19 @@ from service.actions import (
     stream_key,
     time_problem,
 )
+from service.items import (
+    Item,
+    ItemError,
+    Scalar,
+    check_item,
+    item_key,
+    partition_of_item,
+)
 from service.streams.protocol import Stream
 from serving.messages import RejectedRecord
 from serving.problems import Problem, invalid_field
 
-R = TypeVar("R", Action, Impression)
+R = TypeVar("R", Action, Impression, Item)
 
 
 class PostedAction(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
@@ -60,6 +68,19 @@ class PostedImpression(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
     version: int | None = None
 
 
+class PostedItem(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What is known of an item, as it is posted; `at` is the server's clock when absent."""
+
+    item: Id
+    at: float | None = None
+    v: int = 1
+    categories: list[str] = []
+    hidden: bool = False
+    expires_at: float | None = None
+    features: dict[str, Scalar] = {}
+    deleted: bool = False
+
+
 ACTION_EXAMPLE = {
     "id": "a-81f",
     "user": "u1",
@@ -70,6 +91,13 @@ ACTION_EXAMPLE = {
 }
 IMPRESSION_EXAMPLE = {"request": "r-5c1", "user": "u1", "items": ["i9", "i4"], "positions": [0, 1]}
 
+ITEM_EXAMPLE = {
+    "item": "i9",
+    "categories": ["news", "sport"],
+    "expires_at": 1732183200,
+    "features": {"language": "en"},
+}
+
 
 class _Actions(msgspec.Struct, forbid_unknown_fields=True):
     actions: list[msgspec.Raw]
@@ -77,6 +105,10 @@ class _Actions(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Impressions(msgspec.Struct, forbid_unknown_fields=True):
     impressions: list[msgspec.Raw]
+
+
+class _Items(msgspec.Struct, forbid_unknown_fields=True):
+    items: list[msgspec.Raw]
 
 
 @dataclass
@@ -145,6 +177,24 @@ def read_impressions(body: bytes, rules: Rules, now: float, meter: Meter) -> Bat
     return _sort_out(elements, lambda raw: _impression(_decode_impression(raw), rules, now))
 
 
+def read_items(body: bytes, rules: Rules, now: float, meter: Meter) -> Batch[Item]:
+    """What a body says of items. Raises Problem when the body as a whole cannot be taken."""
+    elements = _elements(body, "items", _Items, meter)
+    return _sort_out(elements, lambda raw: _item(_decode_item(raw), rules, now))
+
+
+def append_by_item(stream: Stream, topic: str, records: Iterable[Item]) -> None:
+    """Append every record to its item's partition under its key, as `append_by_user` does."""
+    partitions = stream.partitions(topic)
+    chosen: dict[int, list[tuple[bytes, Item]]] = defaultdict(list)
+    for record in records:
+        key = item_key(record.item)
+        chosen[partition_of_item(key, partitions)].append((key, record))
+    for partition, some in chosen.items():
+        payloads = [_encode(record) for _, record in some]
+        stream.append(topic, partition, payloads, keys=[key for key, _ in some])
+
+
 def append_by_user(stream: Stream, topic: str, records: Iterable[Action | Impression]) -> None:
     """Append every record to its user's partition; returns when all are in the log.
 
@@ -162,11 +212,12 @@ def append_by_user(stream: Stream, topic: str, records: Iterable[Action | Impres
 
 _encode = msgspec.json.Encoder().encode
 _decode_action = msgspec.json.Decoder(PostedAction).decode
+_decode_item = msgspec.json.Decoder(PostedItem).decode
 _decode_impression = msgspec.json.Decoder(PostedImpression).decode
 
 
 def _elements(
-    body: bytes, name: str, kind: type[_Actions] | type[_Impressions], meter: Meter
+    body: bytes, name: str, kind: type[_Actions | _Impressions | _Items], meter: Meter
 ) -> list[msgspec.Raw]:
     try:
         elements: list[msgspec.Raw] = getattr(msgspec.json.decode(body, type=kind), name)
@@ -227,6 +278,21 @@ def _impression(posted: PostedImpression, rules: Rules, now: float) -> Impressio
         positions=posted.positions, propensities=posted.propensities, history=posted.history,
         version=posted.version,
     )  # fmt: skip
+
+
+def _item(posted: PostedItem, rules: Rules, now: float) -> Item:
+    at = now if posted.at is None else posted.at
+    item = Item(
+        item=posted.item, at=at, v=posted.v, categories=posted.categories, hidden=posted.hidden,
+        expires_at=posted.expires_at, features=posted.features, deleted=posted.deleted,
+    )  # fmt: skip
+    try:
+        check_item(item)
+    except ItemError as error:
+        raise RecordError(error.field, error.reason) from None
+    if at - now > rules.max_future_seconds:
+        _require("at", rules.time_problem(at, now))
+    return item
 
 
 def _require(field: str, problem: str | None) -> None:

@@ -11,15 +11,17 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, TypeVar
 
 import numpy as np
 
 from service.histories.local import Histories, LocalHistories
+from service.histories.rings import Longs
 from service.model.ranker import Ranker
 from service.versions.manifest import Manifest
+from serving.catalogue import Catalogue
 from serving.problems import Problem
 
 log = logging.getLogger("serving.engine")
@@ -66,6 +68,19 @@ class Tables:
     served: Served | None = None
     watermark_ms: int = 0
     """Event time that the histories have reached; what is over by then is over."""
+    catalogue: Catalogue = field(default_factory=Catalogue)
+    """What is known of items, whatever version answers."""
+
+    @property
+    def ranker(self) -> Ranker | None:
+        """That of the version that answers, if there is one."""
+        return None if self.served is None else self.served.ranker
+
+    def serve(self, served: Served, keys_N: Longs | None = None) -> None:
+        """Answer from this version from now on; `keys_N` are the items whose rows come, go or
+        change with it, None for all."""
+        self.served = served
+        self.catalogue.link(served.ranker, keys_N)
 
     def require_served(self) -> Served:
         """The version that answers. Raises Problem 503 while there is none."""
@@ -114,6 +129,11 @@ class Engine:
     def served(self) -> Served | None:
         """The version that answers at this moment; only to look at, not to rank with."""
         return self._tables.served
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What is known of items at this moment; only to be counted."""
+        return self._tables.catalogue
 
     @property
     def waiting(self) -> int:

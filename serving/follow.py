@@ -208,7 +208,7 @@ class VersionFollower:
                 raise ApplyFailed(
                     f"version {served.number} was applied in part: {error}"
                 ) from error
-            tables.served = served
+            tables.serve(served, step.rows.touched_keys)
             return time.perf_counter() - started
 
         self._changed(served, self._engine.do(change))
@@ -221,7 +221,8 @@ class VersionFollower:
 
         def swap(tables: Tables) -> tuple[float, Served | None]:
             started = time.perf_counter()
-            before, tables.served = tables.served, served
+            before = tables.served
+            tables.serve(served)
             return time.perf_counter() - started, before
 
         # The version before is let go here: giving its memory back takes longer than the swap.

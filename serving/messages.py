@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.actions import MAX_ID_BYTES, MAX_LIST, Id
+from service.items import MAX_CATEGORY_BYTES
 
 ItemOrUser = Annotated[
     Annotated[str, Field(strict=True, min_length=1, max_length=MAX_ID_BYTES)]
@@ -37,6 +38,8 @@ CONTEXT = Field(
     None, description="Facts about the request; accepted, not used by the model yet", examples=[{}]
 )
 MAX_RECOMMENDED = 1000
+MAX_NAMED = 64
+Category = Annotated[str, Field(strict=True, min_length=1, max_length=MAX_CATEGORY_BYTES)]
 
 
 class _Body(BaseModel):
@@ -74,6 +77,19 @@ class RecommendRequest(_Body):
     request: RequestId | None = REQUEST
     context: dict[str, Scalar] | None = CONTEXT
 
+    categories: list[Category] = Field(
+        [], max_length=MAX_NAMED, description="Only items of any of these", examples=[["news"]]
+    )
+    exclude_categories: list[Category] = Field(
+        [], max_length=MAX_NAMED, description="No items of any of these", examples=[["sport"]]
+    )
+    features: dict[str, str | int | float | bool] = Field(
+        {},
+        max_length=MAX_NAMED,
+        description="Only items with all of these features, as far as the server filters by them",
+        examples=[{"language": "en"}],
+    )
+
 
 class ScoredItem(_Body):
     """One item with everything the model says about it."""
@@ -96,6 +112,9 @@ class RankAnswer(_Body):
     version: int = Field(examples=[42])
     version_age_seconds: float = Field(examples=[1.8])
     took_ms: float = Field(description="From the whole body to the answer", examples=[3.4])
+    left_out: int = Field(
+        description="Candidates that were sent and are hidden or have expired", examples=[0]
+    )
     items: list[ScoredItem]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from service.logs import hashed
 from serving import batches, scoring
 from serving.access import NOTES
 from serving.body import read_body
+from serving.catalogue import Wanted
 from serving.guard import Meter
 from serving.ids import keys_of, user_key
 from serving.messages import (
@@ -28,7 +30,7 @@ from serving.messages import (
     VersionsAnswer,
 )
 from serving.openapi import problems, takes, takes_batch
-from serving.problems import Problem, explain
+from serving.problems import Problem, explain, invalid_field
 from serving.server import Server
 
 M = TypeVar("M", bound=BaseModel)
@@ -98,6 +100,7 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
             asked.exclude_seen,
             keys_of("exclude", asked.exclude),
             _milliseconds(asked.at),
+            _wanted(asked, server.settings.item_filters),
         )
         return await _ranked(server, request, asked, job, started)
 
@@ -134,6 +137,19 @@ def _add_log(routes: APIRouter, server: Server) -> None:
         body = await _body(server, request)
         meter = server.guard.meter(request)
         return await asyncio.to_thread(_append_impressions, server, body, meter)
+
+    @routes.post(
+        "/v1/items",
+        status_code=HTTPStatus.ACCEPTED,
+        response_model=AppendAnswer,
+        responses=errors,
+        openapi_extra=takes_batch("items", batches.PostedItem, batches.ITEM_EXAMPLE),
+        dependencies=may_append,
+    )
+    async def items(request: Request) -> Response:
+        """Append what is known of items to the log; of each item the latest record counts whole."""
+        body = await _body(server, request)
+        return await asyncio.to_thread(_append_items, server, body, server.guard.meter(request))
 
 
 def _add_state(routes: APIRouter, server: Server) -> None:
@@ -236,9 +252,15 @@ def _append_impressions(server: Server, body: bytes, meter: Meter) -> Response:
     return _append(server, "impressions", batch)
 
 
+def _append_items(server: Server, body: bytes, meter: Meter) -> Response:
+    batch = batches.read_items(body, server.rules, time.time(), meter)
+    return _append(server, "items", batch)
+
+
 def _append(server: Server, topic: str, batch: batches.Batch[Any]) -> Response:
+    append = batches.append_by_item if topic == "items" else batches.append_by_user
     try:
-        batches.append_by_user(server.stream, topic, batch.accepted)
+        append(server.stream, topic, batch.accepted)
     except (StreamError, OSError) as error:
         raise Problem(
             "log-unavailable",
@@ -246,7 +268,7 @@ def _append(server: Server, topic: str, batch: batches.Batch[Any]) -> Response:
             f"{error}; send the batch again: actions with an id count once",
             headers={"Retry-After": "1"},
         ) from error
-    server.fresh.wake()
+    (server.items if topic == "items" else server.fresh).wake()
     answer = {"accepted": len(batch.accepted), "rejected": [r.model_dump() for r in batch.rejected]}
     return _json(answer, HTTPStatus.ACCEPTED)
 
@@ -256,6 +278,19 @@ def _parse(kind: type[M], body: bytes) -> M:
         return kind.model_validate_json(body)
     except ValidationError as error:
         raise explain(error) from None
+
+
+def _wanted(asked: RecommendRequest, filters: Sequence[str]) -> Wanted:
+    """The filters of a request. Raises Problem 422 for a feature that the server does not know."""
+    for name in asked.features:
+        if name not in filters:
+            known = ", ".join(filters) or "none"
+            raise invalid_field(
+                f"features.{name}",
+                f"is no feature that this server filters by ({known}): add it to "
+                "serving.item_filters",
+            )
+    return Wanted(asked.categories, asked.exclude_categories, asked.features)
 
 
 def _milliseconds(at: float | None) -> int:

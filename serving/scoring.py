@@ -9,13 +9,15 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
+import torch
 from torch import Tensor
 
 from service.actions import Id
 from service.histories.rings import Longs
 from service.model.ranker import Scores
+from serving.catalogue import ANY, Wanted
 from serving.engine import Served, Tables
-from serving.retrieval import best_rows
+from serving.retrieval import Search
 
 RERANKED = 256
 """Items that retrieval hands to the ranking at least: action heads may change their order."""
@@ -33,6 +35,8 @@ class Ranking:
     next_item_N: list[float]
     actions: dict[str, list[float]] | None
     """N probabilities per action type."""
+    left_out: int = 0
+    """Candidates that may not be shown at the time of the request."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,12 @@ class Rank:
     n: int | None
 
     def __call__(self, tables: Tables) -> Ranking:
-        """Score every candidate and return the best n."""
-        served = tables.require_served()
-        history = tables.read(self.user_key)
-        scores = served.ranker.rank(history, self.key_C, self.at_ms)
-        return _best(served, int(history.count_B[0]), self.items, scores, self.n)
+        """Score every candidate and return the best n of those that may be shown."""
+        served, catalogue = tables.require_served(), tables.catalogue
+        history, codes_of = tables.read(self.user_key), catalogue.codes_of(served.ranker)
+        scores = served.ranker.rank(history, self.key_C, self.at_ms, codes_of)
+        shown_C = torch.from_numpy(catalogue.shown(self.key_C, self.at_ms))
+        return _best(served, int(history.count_B[0]), self.items, scores, self.n, shown_C)
 
 
 @dataclass(frozen=True)
@@ -62,24 +67,32 @@ class Recommend:
     exclude_seen: bool
     exclude_key_E: Longs
     at_ms: int
+    wanted: Wanted = ANY
 
     def __call__(self, tables: Tables) -> Ranking:
         """Retrieve by exact search, then rank what was found."""
-        served = tables.require_served()
+        served, catalogue = tables.require_served(), tables.catalogue
         ranker, history = served.ranker, tables.read(self.user_key)
         seen_E = history.item_T if self.exclude_seen else history.item_T[:0]
         excluded_E = np.concatenate([self.exclude_key_E, seen_E])
-        found = max(self.n, RERANKED)
-        rows_K = best_rows(ranker, history, self.at_ms, found, excluded_E)
-        scores = ranker.rank(history, ranker.items.keys_of(rows_K), self.at_ms)
-        items = ranker.items.ids_of(rows_K)
-        return _best(served, int(history.count_B[0]), items, scores, self.n)
+        search = Search(history, self.at_ms, excluded_E, self.wanted)
+        found = search.best(ranker, catalogue, max(self.n, RERANKED))
+        codes_of = catalogue.codes_of(ranker)
+        scores = ranker.rank(history, found.keys_K, self.at_ms, codes_of)
+        return _best(served, int(history.count_B[0]), found.ids, scores, self.n)
 
 
 def _best(
-    served: Served, history: int, items: Sequence[Id], scores: Scores, n: int | None
+    served: Served,
+    history: int,
+    items: Sequence[Id],
+    scores: Scores,
+    n: int | None,
+    shown_C: Tensor | None = None,
 ) -> Ranking:
-    order_N = scores.score_C.argsort(descending=True, stable=True)[:n]
+    order_C = scores.score_C.argsort(descending=True, stable=True)
+    shown = order_C if shown_C is None else order_C[shown_C[order_C]]
+    order_N = shown[:n]
     heads = scores.actions
     return Ranking(
         served=served,
@@ -88,6 +101,7 @@ def _best(
         score_N=_values(scores.score_C[order_N]),
         next_item_N=_values(scores.next_item_C[order_N]),
         actions=_picked(heads, order_N),
+        left_out=len(order_C) - len(shown),
     )
 
 
@@ -119,6 +133,7 @@ def answer(ranking: Ranking, request_id: str, took_seconds: float) -> dict[str, 
         "version": ranking.served.number,
         "version_age_seconds": round(ranking.served.age_seconds(time.time()), 3),
         "took_ms": round(took_seconds * 1000, 3),
+        "left_out": ranking.left_out,
         "items": list(
             map(Row, ranking.items, ranking.score_N, ranking.next_item_N, _heads(ranking))
         ),

@@ -23,6 +23,7 @@ from serving.follow import VersionFollower
 from serving.fresh import HistoryFollower
 from serving.guard import Guard
 from serving.impressions import ImpressionLog
+from serving.items import ItemFollower
 from serving.keys import Keyring
 from serving.limits import LimitSettings
 from serving.problems import Problem
@@ -54,6 +55,9 @@ class Server:
             self.intake,
             self.settings,
         )
+        self.items = ItemFollower(
+            self.stream, self.engine, self.metrics, self.actions, self.intake, self.settings
+        )
         self.impressions = ImpressionLog(
             self.stream, self.settings.impressions_queue, self.metrics.impressions_dropped_total
         )
@@ -69,6 +73,7 @@ class Server:
         self.engine.start()
         self.impressions.start()
         self.fresh.start()
+        self.items.start()
         self.follower.start()
 
     def drain(self) -> None:
@@ -80,6 +85,7 @@ class Server:
         self._draining = True
         self.follower.close()
         self.fresh.close()
+        self.items.close()
         self.engine.close()
         self.impressions.close()
         self.stream.close()
@@ -87,8 +93,8 @@ class Server:
     @property
     def ready(self) -> bool:
         """Whether balancers should send requests here."""
-        loaded = self.engine.served is not None and self.fresh.caught_up.is_set()
-        return loaded and not self._draining
+        caught_up = self.fresh.caught_up.is_set() and self.items.caught_up.is_set()
+        return self.engine.served is not None and caught_up and not self._draining
 
     def require_ready(self) -> None:
         """Raise Problem 503 unless balancers should send requests here."""
@@ -132,6 +138,8 @@ class Server:
         if (served := self.engine.served) is not None:
             metrics.version_age_seconds.set(served.age_seconds(time.time()))
         metrics.ready.set(self.ready)
+        metrics.catalogue_items.set(len(self.engine.catalogue))
+        metrics.catalogue_unseen_items.set(self.engine.catalogue.unseen)
         metrics.engine_waiting.set(self.engine.waiting)
         metrics.impressions_waiting.set(self.impressions.waiting)
         return metrics.text()

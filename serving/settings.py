@@ -18,6 +18,8 @@ class ServingSettings(Section):
     """How often the stream is looked at for actions that other processes appended."""
     history_records: int = Field(2048, ge=1)
     """Most stream records applied to the histories between two requests."""
+    item_filters: tuple[str, ...] = ()
+    """Features of items that recommendations can be filtered by; 8 bytes an item each."""
     log_impressions: bool = True
     """Whether what was returned is logged as shown, in topic `impressions`."""
     impressions_queue: int = Field(4096, ge=1)

@@ -66,6 +66,12 @@ class RowStep:
     coded: bool
     """Whether any row has a category by then."""
 
+    @property
+    def touched_keys(self) -> Longs:
+        """Keys of items whose rows come, go or change; some may stand twice."""
+        keys: Longs = torch.cat([self.removed_T, self.keys_M]).numpy()
+        return keys
+
 
 class ItemRows:
     """Vectors in full precision, codes of categories, the inverse of lengths, counts, ids, priors.

@@ -11,6 +11,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import repeat
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -51,7 +52,7 @@ class Fetched(NamedTuple):
 def decoded(data: bytes, offset: int, aborted: Iterable[Aborted] = ()) -> Fetched:
     """The committed records at or after `offset` in the batches of `data`, whose last may be cut.
 
-    A record without a value (a tombstone) has an empty payload. Raises StreamError for damage.
+    A record without a value (a tombstone) has an empty payload and its key. Raises StreamError for damage.
     """
     transactions = _Transactions(aborted)
     view, at, epoch = memoryview(data), 0, -1
@@ -111,15 +112,17 @@ class _Batch(NamedTuple):
         return bool(kind == _ABORT)
 
     def records(self) -> list[Record]:
-        data, _, starts_R, ends_R, offsets_R, times_R = _columns(self)
-        cuts = zip(starts_R.tolist(), ends_R.tolist(), strict=True)
-        payloads = [data[start:end] for start, end in cuts]
+        data, key_starts_R, key_ends_R, starts_R, ends_R, offsets_R, times_R = _columns(self)
+        payloads = _cut(data, starts_R, ends_R)
+        keys: Iterable[bytes] = repeat(b"", self.number)
+        if (starts_R == ends_R).any():  # what is gone is known by its key
+            keys = _cut(data, key_starts_R, key_ends_R)
         offsets = (offsets_R + self.offset).tolist()
         if self.attributes & _LOG_APPEND_TIME:
             times = [self.largest_ms] * self.number
         else:
             times = (times_R + self.first_ms).tolist()
-        return list(map(_record, zip(offsets, times, payloads, strict=True)))
+        return list(map(_record, zip(offsets, times, payloads, keys, strict=True)))
 
 
 class _Transactions:
@@ -161,6 +164,7 @@ def _batch(view: memoryview, at: int) -> _Batch | None:
 class _Columns(NamedTuple):
     data: bytes
     key_starts_R: _Ints
+    key_ends_R: _Ints
     starts_R: _Ints
     ends_R: _Ints
     offsets_R: _Ints
@@ -169,10 +173,15 @@ class _Columns(NamedTuple):
 
 def _columns(batch: _Batch) -> _Columns:
     data = _unpacked(batch)
-    columns_R = np.empty((5, batch.number), np.int64)
+    columns_R = np.empty((6, batch.number), np.int64)
     if not _parse(np.frombuffer(data, np.uint8), *columns_R):
         raise StreamError(f"the batch at offset {batch.offset} is damaged: its records do not fit")
     return _Columns(data, *columns_R)
+
+
+def _cut(data: bytes, starts_R: _Ints, ends_R: _Ints) -> list[bytes]:
+    cuts = zip(starts_R.tolist(), ends_R.tolist(), strict=True)
+    return [data[start:end] for start, end in cuts]
 
 
 def _unpacked(batch: _Batch) -> bytes:
@@ -200,7 +209,7 @@ _CODECS: dict[int, tuple[str, Callable[[bytes], bytes] | None]] = {
 
 
 @njit(cache=True, nogil=True)
-def _parse(data, key_starts_R, starts_R, ends_R, offsets_R, times_R):
+def _parse(data, key_starts_R, key_ends_R, starts_R, ends_R, offsets_R, times_R):
     """Where keys and values lie, and what is added to the batch's offset and time; False if the
     records do not fill `data` exactly."""
     at = 0
@@ -213,6 +222,7 @@ def _parse(data, key_starts_R, starts_R, ends_R, offsets_R, times_R):
         offsets_R[r], at = _varint(data, at)
         key_bytes, at = _varint(data, at)
         key_starts_R[r] = at
+        key_ends_R[r] = at + max(key_bytes, 0)
         value_bytes, at = _varint(data, at + max(key_bytes, 0))
         starts_R[r] = at
         ends_R[r] = at + max(value_bytes, 0)

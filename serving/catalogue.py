@@ -1,0 +1,244 @@
+"""What is known of items, in columns: who may be returned, and what speaks for items without a row.
+
+One thread owns it: the engine's. What a block says is prepared beside it (`prepare`, which changes
+nothing) and applied between two requests. An item costs about 60 bytes and its id, 8 more for each
+feature that can be asked for; a set of categories, however many items have it, about 400.
+
+Shapes: P places of items, in the order in which they came but for those of deleted ones, which are
+taken again; S sets of categories; M items of a block, X deleted ones; R rows of the served version.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+import xxhash
+from torch import Tensor
+
+from kernels.key_index import RESERVED_KEY, key_index
+from kernels.reserved import Reserved
+from service.actions import Id, key_of
+from service.histories.rings import Longs
+from service.items import Item, Scalar
+from service.model.ids import IdStep, ItemIds
+from service.model.ranker import CodesOf, Ranker
+from service.versions import RowIds
+from serving.category_sets import CategorySets
+from serving.shown import keep_rows, mask_rows, newest, shown_places
+
+ALWAYS_MS, NEVER_MS = 2**62, -(2**62)
+"""Times until which an item may be returned, where no time was given: always, or hidden."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which items a request is about: any of some categories, none of others, with features."""
+
+    categories: Sequence[str] = ()
+    without: Sequence[str] = ()
+    features: Mapping[str, Scalar] = field(default_factory=dict)
+
+    @property
+    def needs_record(self) -> bool:
+        """Whether an item of which nothing is known cannot be meant."""
+        return bool(self.categories or self.features)
+
+
+ANY = Wanted()
+
+
+@dataclass(frozen=True, eq=False)
+class CatalogueStep:
+    """What a block says of items, the last of each."""
+
+    keys_M: Longs
+    sets: list[tuple[str, ...]]
+    until_ms_M: Longs
+    features: Longs
+    """Of M items, one after another."""
+    ids: IdStep
+    deleted_X: Longs
+
+
+class Catalogue:
+    """Items by key. `features` are those that requests may ask for."""
+
+    def __init__(self, features: Sequence[str] = ()) -> None:
+        self.features = tuple(features)
+        self.sets = CategorySets()
+        self._index = key_index()
+        self._set, self._until_ms = Reserved(np.int32), Reserved(np.int64)
+        self._row = Reserved(np.int32)
+        """Of the served version; 0 where it has none, and at places without an item."""
+        self._features = Reserved(np.int64, max(len(self.features), 1))
+        self._ids = ItemIds.of(None, 0)
+        self._limited = 0
+        """Items that are hidden or will expire, or did."""
+        self.unseen = 0
+        """Items that the served version has no row for."""
+
+    def __len__(self) -> int:
+        """Items that something is known of."""
+        return len(self._index)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the columns and the index; ids and sets come on top."""
+        columns = (self._set, self._until_ms, self._row, self._features)
+        return self._index.nbytes + sum(column.nbytes for column in columns)
+
+    def prepare(self, items: Iterable[Item]) -> CatalogueStep:
+        """What `apply` needs to take in a block, on any thread. Changes nothing."""
+        latest = {key_of(one.item): one for one in items}
+        kept = {key: one for key, one in latest.items() if not one.deleted}
+        ids = RowIds.from_list(one.item for one in kept.values())
+        return CatalogueStep(
+            np.array(list(kept), np.int64),
+            [tuple(dict.fromkeys(one.categories)) for one in kept.values()],
+            np.array([_until_ms(one) for one in kept.values()], np.int64),
+            np.array([v for one in kept.values() for v in self._values(one.features)], np.int64),
+            self._ids.prepare(ids, len(kept)),
+            np.array([key for key, one in latest.items() if one.deleted], np.int64),
+        )  # fmt: skip
+
+    def apply(self, step: CatalogueStep, ranker: Ranker | None) -> None:
+        """Take in a block that was prepared for the catalogue as it is."""
+        freed_X = self._index.remove(torch.from_numpy(step.deleted_X)).numpy()
+        freed_X = freed_X[freed_X >= 0]
+        places_M = self._index.insert(torch.from_numpy(step.keys_M))[0].numpy()
+        end = self._index.rows_end
+        until_ms, row, sets = (c.extend(end) for c in (self._until_ms, self._row, self._set))
+        until_ms[freed_X], row[freed_X], sets[freed_X] = NEVER_MS, 0, 0
+        until_ms[places_M] = step.until_ms_M
+        sets[places_M] = [self.sets.number(names) for names in step.sets]
+        if self.features:
+            features_PF = self._features.extend(end).reshape(-1, len(self.features))
+            features_PF[places_M] = step.features.reshape(-1, len(self.features))
+        self._ids.apply(step.ids, freed_X, places_M, end)
+        self._limited = int((until_ms < ALWAYS_MS).sum()) - (end - len(self._index))
+        self.link(ranker, step.keys_M)
+
+    def link(self, ranker: Ranker | None, keys_N: Longs | None = None) -> None:
+        """The version that answers has other rows than before for these items, or (None) for
+        all."""
+        if keys_N is None:
+            keys_N = self._index.keys().numpy()
+            keys_N = keys_N[keys_N != RESERVED_KEY]
+        places_N = self.places(keys_N)
+        keys_N, places_N = keys_N[places_N >= 0], places_N[places_N >= 0]
+        row = self._row.flat
+        row[places_N] = 0 if ranker is None else ranker.rows(keys_N).numpy()
+        self.unseen = len(self) - int((row > 0).sum())
+
+    def places(self, keys_N: Longs) -> Longs:
+        """Where items stand, -1 for those of which nothing is known."""
+        places_N: Longs = self._index.lookup(torch.from_numpy(keys_N)).numpy()
+        return places_N
+
+    def shown(self, keys_N: Longs, at_ms: int) -> npt.NDArray[np.bool_]:
+        """Which items may be returned at a time; those of which nothing is known may."""
+        places_N = self.places(keys_N)
+        shown_N = places_N < 0
+        shown_N[~shown_N] = self._until_ms.flat[places_N[~shown_N]] > at_ms
+        return shown_N
+
+    def ids_of(self, places_N: Longs, keys_N: Longs) -> list[Id]:
+        """The ids of items."""
+        pairs = zip(places_N.tolist(), keys_N.tolist(), strict=True)
+        return [self._ids.at(place, key) for place, key in pairs]
+
+    def keys_of(self, places_N: Longs) -> Longs:
+        """The keys of items."""
+        keys_N: Longs = self._index.key_at(torch.from_numpy(places_N)).numpy()
+        return keys_N
+
+    def codes_of(self, ranker: Ranker) -> CodesOf | None:
+        """What a version's model is told of items without a row; None if nothing is known."""
+        categories = ranker.model.network.categories
+        if not len(self) or categories is None:
+            return None
+
+        def codes(keys_N: Longs) -> Tensor:
+            places_N = self.places(keys_N)
+            sets_N = np.where(places_N < 0, 0, self._set.flat[places_N])
+            return self.sets.codes(categories)[sets_N]
+
+        return codes
+
+    def mask(self, logit_R: Tensor, at_ms: int, wanted: Wanted) -> npt.NDArray[np.uint8] | None:
+        """Make the logits of rows that must not be returned minus infinity; 1 at each place that
+        may be, [P], None if all of them may."""
+        unfiltered = not (wanted.needs_record or wanted.without)
+        if unfiltered and not self._limited:
+            return None
+        shown_P = np.zeros(self._index.rows_end, np.uint8)
+        wanted_S = self.sets.wanted(wanted.categories, wanted.without)
+        values_F = np.array(self._values(wanted.features), np.int64)
+        shown_places(
+            self._until_ms.flat, self._set.flat, wanted_S, self._features.flat, values_F, at_ms,
+            shown_P,
+        )  # fmt: skip
+        if wanted.needs_record:
+            keep_rows(self._row.flat, shown_P, logit_R.numpy(), logit_R.numpy().copy())
+        else:
+            mask_rows(self._row.flat, shown_P, logit_R.numpy())
+        return shown_P
+
+    def best_unseen(
+        self, logit_S: Tensor, shown_P: npt.NDArray[np.uint8] | None, excluded_E: Longs, count: int
+    ) -> Longs:
+        """Places of the `count` best items without a row, best first, of equals the last to come.
+
+        logit_S: of an item without a row that has a set of categories.
+        """
+        if not self.unseen:
+            return np.zeros(0, np.int64)
+        able_P = np.ones(self._index.rows_end, np.uint8) if shown_P is None else shown_P.copy()
+        able_P[self._row.flat > 0] = 0
+        able_P[self._index.keys().numpy() == RESERVED_KEY] = 0
+        places_E = self.places(excluded_E)
+        able_P[places_E[places_E >= 0]] = 0
+        sets_P, best_S = self._set.flat, logit_S.argsort(descending=True, stable=True).numpy()
+        held_S = np.bincount(sets_P[able_P > 0], minlength=len(self.sets))[best_S]
+        quota_S = np.zeros(len(self.sets), np.int64)
+        quota_S[best_S] = np.clip(count - (held_S.cumsum() - held_S), 0, held_S)
+        found = np.empty(int(quota_S.sum()), np.int64)
+        newest(able_P, sets_P, quota_S, found)
+        rank_S = np.empty(len(best_S), np.int64)
+        rank_S[best_S] = np.arange(len(best_S))
+        places: Longs = found[np.argsort(rank_S[sets_P[found]], kind="stable")]
+        return places
+
+    def _values(self, features: Mapping[str, Scalar]) -> list[int]:
+        """The values of the features that can be asked for, as they are compared."""
+        return [_hash(features.get(name)) for name in self.features]
+
+    def set_vectors(self, ranker: Ranker) -> Tensor:
+        """The vectors [S, D] of items without a row, by their set of categories."""
+        categories = ranker.model.network.categories
+        return ranker.items.unknown(self.sets.codes(categories))
+
+    def sets_of(self, places_N: Longs) -> Longs:
+        """The set of categories of each place."""
+        sets_N: Longs = self._set.flat[places_N].astype(np.int64)
+        return sets_N
+
+
+def _until_ms(item: Item) -> int:
+    if item.hidden:
+        return NEVER_MS
+    return ALWAYS_MS if item.expires_at is None else round(item.expires_at * 1000)
+
+
+def _hash(value: Scalar | None) -> int:
+    """A feature's value as 63 bits, 0 for none. 1 and 1.0 are alike; true and "1" are others."""
+    if value is None:
+        return 0
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return (xxhash.xxh3_64_intdigest(_encode(value)) >> 1) or 1

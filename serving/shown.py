@@ -1,0 +1,54 @@
+"""Loops over the catalogue: which places may be returned, and what that means for rows.
+
+Shapes: P places, S sets of categories, F features, R rows.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+
+@njit(cache=True, nogil=True)
+def shown_places(
+    until_ms: Any, sets: Any, wanted_S: Any, features: Any, values_F: Any, at_ms: Any, shown: Any
+) -> None:
+    """1 at every place that may be returned at a time, has a wanted set and all wanted features
+    (values_F; 0: any)."""
+    width = len(values_F)
+    for p in range(len(shown)):
+        shown[p] = until_ms[p] > at_ms and wanted_S[sets[p]]
+        for f in range(width):
+            if values_F[f] and features[p * width + f] != values_F[f]:
+                shown[p] = 0
+
+
+@njit(cache=True, nogil=True)
+def mask_rows(row: Any, shown: Any, logit: Any) -> None:
+    """Minus infinity for rows of places that may not be returned."""
+    for p in range(len(row)):
+        if row[p] > 0 and not shown[p]:
+            logit[row[p]] = -np.inf
+
+
+@njit(cache=True, nogil=True)
+def keep_rows(row: Any, shown: Any, logit: Any, before: Any) -> None:
+    """Minus infinity for all rows but those of places that may be returned; `before` is a copy."""
+    logit[:] = -np.inf
+    for p in range(len(row)):
+        if row[p] > 0 and shown[p]:
+            logit[row[p]] = before[row[p]]
+
+
+@njit(cache=True, nogil=True)
+def newest(able: Any, sets: Any, quota: Any, found: Any) -> None:
+    """The last places that are able, as many of each set as its quota, the last one first."""
+    used = 0
+    for back in range(len(able)):
+        p = len(able) - 1 - back
+        if used == len(found):
+            return
+        if able[p] and quota[sets[p]] > 0:
+            quota[sets[p]] -= 1
+            found[used] = p
+            used += 1
