@@ -233,6 +233,10 @@ class TrainerMetrics(Metrics):
         self.id_collisions_total = self._counter(
             "id_collisions_total", "Occurrences of ids whose key another id owns", "slot"
         )
+        self.categories_beyond_total = self._counter(
+            "categories_beyond_total",
+            "Categories of items that share a vector because model.categories was reached",
+        )
         self.histories_users = self._gauge("histories_users", "Users with a history")
         self.histories_bytes = self._gauge("histories_bytes", "Memory of all histories")
         self.histories_limited_total = self._counter(

@@ -52,5 +52,6 @@ class Measures:
             tell(metrics.store_refused_total.labels("item", reason), items.refused[reason])
         tell(metrics.store_early_rotations_total.labels("item"), items.rotations_early)
         tell(metrics.id_collisions_total.labels("item"), state.ids.collisions)
+        tell(metrics.categories_beyond_total, state.learner.categories.others)
         for reason in LIMITS:
             tell(metrics.histories_limited_total.labels(reason), getattr(histories, reason))

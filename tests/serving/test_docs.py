@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.batches import PostedAction, PostedImpression
+from serving.batches import PostedAction, PostedImpression, PostedItem
 from serving.messages import (
     HeldVersion,
     PinAnswer,
@@ -25,7 +25,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 
 def test_every_route_is_documented_with_its_statuses(site):
     paths = site.http.get("/openapi.json").json()["paths"]
-    assert len(paths) == 10
+    assert len(paths) == 11
     for path, methods in paths.items():
         for method, operation in methods.items():
             assert f"{method.upper()} {path}" in TEXT
@@ -56,7 +56,7 @@ def test_every_field_is_documented(kind):
         assert f"`{name}`" in TEXT or f'"{name}"' in TEXT or f".{name}`" in TEXT, name
 
 
-@pytest.mark.parametrize("kind", [PostedAction, PostedImpression])
+@pytest.mark.parametrize("kind", [PostedAction, PostedImpression, PostedItem])
 def test_every_field_of_a_record_is_documented(kind):
     for name in kind.__struct_fields__:
         assert f"`{name}`" in TEXT, name

@@ -52,7 +52,8 @@ class Fetched(NamedTuple):
 def decoded(data: bytes, offset: int, aborted: Iterable[Aborted] = ()) -> Fetched:
     """The committed records at or after `offset` in the batches of `data`, whose last may be cut.
 
-    A record without a value (a tombstone) has an empty payload and its key. Raises StreamError for damage.
+    A record without a value (a tombstone) has an empty payload, and its key. Raises StreamError for
+    damage.
     """
     transactions = _Transactions(aborted)
     view, at, epoch = memoryview(data), 0, -1
