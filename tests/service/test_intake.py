@@ -465,11 +465,12 @@ def test_a_topic_without_offsets_starts_at_its_first_record(stream_of: Streams) 
     stream = stream_of()
     stream.append("actions", 0, [action()] * 3, NOW_MS)
     stream.append("impressions", 0, [impression()], NOW_MS)
+    stream.append("items", 0, [b'{"item": "i9"}'], NOW_MS)
     intake = Intake(stream, IntakeSettings(idle_ms=0), TYPES, {"actions": {0: 2}})
-    assert intake.offsets == {"actions": {0: 2}, "impressions": {0: 0}}
+    assert intake.offsets == {"actions": {0: 2}, "impressions": {0: 0}, "items": {0: 0}}
     block = intake.block(10, 0)
     assert block is not None
-    assert (len(block.events), len(block.impressions)) == (1, 1)
+    assert (len(block.events), len(block.impressions), len(block.described)) == (1, 1, 1)
 
 
 def test_more_records_than_one_read_returns_are_taken_in_order(stream_of: Streams) -> None:
