@@ -32,6 +32,7 @@ FRESH_BUCKETS = (
 FROM_APPEND_TO_HISTORY = (
     "From the append of the oldest action of a block to when rankings see it in the histories"
 )
+READ_BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.5)
 APPLY_BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.1, 0.5)
 
 
@@ -186,6 +187,10 @@ class TrainerMetrics(Metrics):
         self.publish_failures_total = self._counter(
             "publish_failures_total", "Versions that could not be written, and were tried again"
         )
+        self.announcements_total = self._counter_of(
+            "announcements_total", "Versions announced to servers over Redis, by outcome",
+            "outcome", "sent", "failed",
+        )  # fmt: skip
         self.publish_stall_seconds = self._histogram(
             "publish_stall_seconds", "Time that training stood still for a version", STEP_BUCKETS
         )
@@ -305,6 +310,27 @@ class ServingMetrics(Metrics):
         )
         self.catalogue_unseen_items = self._gauge(
             "catalogue_unseen_items", "Of these, items that the served version has no row for"
+        )
+        self.history_reads_total = self._counter_of(
+            "history_reads_total",
+            "Histories read from Redis, by outcome: hit, missing (Redis has none), stale (Redis is "
+            "away: as seen last), lost (away, and not seen lately) or damaged",
+            "outcome", "hit", "missing", "stale", "lost", "damaged",
+        )  # fmt: skip
+        self.history_read_seconds = self._histogram(
+            "history_read_seconds", "Time of a ranking until it had its history", READ_BUCKETS
+        )
+        self.history_cache_bytes = self._gauge(
+            "history_cache_bytes", "Memory of the histories that were seen last"
+        )
+        self.redis_up = self._gauge(
+            "redis_up", "1 while Redis answers this process, and where it is not used"
+        )
+        self.redis_up.set(1)
+        self.announcements_heard_total = self._counter(
+            "announcements_heard_total",
+            "Times that an announcement, or a new connection to Redis, "
+            "made this server look for versions",
         )
         self.version_applied_total = self._counter_of(
             "version_applied_total",

@@ -14,17 +14,19 @@ from service.action_types import ActionTypes
 from service.blocks import Block
 from service.errors import OffsetError, StreamError, VersionError
 from service.histories.erased import Erased, erase_from
-from service.histories.segments import Segment, segments_of
+from service.histories.local import Histories
+from service.histories.segments import Segment
+from service.histories.starting import alone, intake_after, newest_histories
 from service.intake import Intake, IntakeSettings
 from service.metrics import ServingMetrics
 from service.streams import Stream
 from service.versions import Manifest, VersionDirectory
 from serving.engine import Engine, Tables
 from serving.settings import ServingSettings
+from serving.sources import History
 
 log = logging.getLogger("serving.fresh")
 
-TOPIC = "actions"
 SWEEP_USERS = 512
 """Users looked at per block for histories whose time has come."""
 RETRY_SECONDS = 1.0
@@ -52,8 +54,7 @@ class HistoryFollower:
         self._engine = engine
         self._metrics = metrics
         self._types = types
-        # One user's events share a partition, so histories need no merge: nothing is waited for.
-        self._intake_settings = intake.model_copy(update={"topics": (TOPIC,), "idle_ms": 0})
+        self._intake_settings = alone(intake)
         self._erased = Erased.of({})
         self._looked = -math.inf
         self._decisions_seconds = serving.poll_seconds
@@ -70,6 +71,10 @@ class HistoryFollower:
     def wake(self) -> None:
         """Something was appended by this process: read it now."""
         self._woken.set()
+
+    async def of(self, user_key: int) -> History:
+        """As HistorySource.of: whatever is there when the ranking's turn has come."""
+        return partial(_read, user_key)
 
     def close(self) -> None:
         """Stop following."""
@@ -100,7 +105,7 @@ class HistoryFollower:
         """The log from where the restored histories end; None when stopped before it was there."""
         while not self._stopped:
             try:
-                return self._intake(manifest)
+                return intake_after(self._stream, self._intake_settings, self._types, manifest)
             except OffsetError as error:
                 # Another log than the one that was trained on: better its history than none.
                 log.error("the log does not go on where the version ends: %s", error)
@@ -116,15 +121,6 @@ class HistoryFollower:
         self.caught_up.set()
         self._woken.wait(RETRY_SECONDS)
 
-    def _intake(self, manifest: Manifest | None) -> Intake:
-        if manifest is None:
-            return Intake(self._stream, self._intake_settings, self._types)
-        trained, found = manifest.topic_ids.get(TOPIC), self._stream.topic_id(TOPIC)
-        if trained not in (None, found):
-            raise OffsetError(f"version {manifest.number} learned topic {trained}, here is {found}")
-        offsets, watermark_ms = manifest.next_offsets(), manifest.watermark_ms
-        return Intake(self._stream, self._intake_settings, self._types, offsets, watermark_ms)
-
     def _restored(self) -> Manifest | None:
         """The newest version whose histories can be read; None without any. Storage that is away
         is waited for."""
@@ -137,17 +133,14 @@ class HistoryFollower:
         return None
 
     def _restore(self) -> Manifest | None:
-        for number in reversed(self._directory.numbers()):
-            try:
-                manifest = self._directory.manifest(number)
-                segments = segments_of(self._directory, manifest)
-            except VersionError as error:
-                log.error("histories not restored from version %d: %s", number, error)
-            else:
-                for segment in segments:
-                    self._engine.do(partial(_restore, segment))
-                return manifest
-        return None
+        found = newest_histories(self._directory)
+        if found is None:
+            return None
+        manifest, segments = found
+        for segment in segments:
+            self._engine.do(partial(_restore, segment))
+        self._engine.do(partial(_reach, manifest.watermark_ms))
+        return manifest
 
     def _obey_first(self) -> None:
         """What was restored may be older than a decision: nothing is ranked with it before."""
@@ -181,9 +174,18 @@ class HistoryFollower:
         self._metrics.histories_users.set(self._engine.do(lambda tables: len(tables.histories)))
 
 
+def _read(user_key: int, tables: Tables) -> Histories:
+    return tables.read(user_key)
+
+
 def _append(block: Block, tables: Tables) -> None:
+    _reach(block.watermark_ms, tables)
     tables.histories.append(block.events, block.watermark_ms)
     tables.histories.expire(block.watermark_ms, SWEEP_USERS)
+
+
+def _reach(watermark_ms: int, tables: Tables) -> None:
+    tables.watermark_ms = max(tables.watermark_ms, watermark_ms)
 
 
 def _restore(segment: Segment, tables: Tables) -> None:

@@ -74,7 +74,7 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
         asked = _parse(RankRequest, body)
         server.guard.require_candidates(len(asked.items))
         job = scoring.Rank(
-            user_key(asked.user),
+            await server.histories.of(user_key(asked.user)),
             asked.items,
             keys_of("items", asked.items),
             _milliseconds(asked.at),
@@ -95,7 +95,7 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
         started = time.perf_counter()
         asked = _parse(RecommendRequest, body)
         job = scoring.Recommend(
-            user_key(asked.user),
+            await server.histories.of(user_key(asked.user)),
             asked.n,
             asked.exclude_seen,
             keys_of("exclude", asked.exclude),
@@ -268,7 +268,7 @@ def _append(server: Server, topic: str, batch: batches.Batch[Any]) -> Response:
             f"{error}; send the batch again: actions with an id count once",
             headers={"Retry-After": "1"},
         ) from error
-    (server.items if topic == "items" else server.fresh).wake()
+    (server.items if topic == "items" else server.histories).wake()
     answer = {"accepted": len(batch.accepted), "rejected": [r.model_dump() for r in batch.rejected]}
     return _json(answer, HTTPStatus.ACCEPTED)
 

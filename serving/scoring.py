@@ -18,6 +18,7 @@ from service.model.ranker import Scores
 from serving.catalogue import ANY, Wanted
 from serving.engine import Served, Tables
 from serving.retrieval import Search
+from serving.sources import History
 
 RERANKED = 256
 """Items that retrieval hands to the ranking at least: action heads may change their order."""
@@ -43,7 +44,7 @@ class Ranking:
 class Rank:
     """Job: put the given candidates in order. Ties keep the order in which they were sent."""
 
-    user_key: int
+    history: History
     items: Sequence[Id]
     key_C: Longs
     at_ms: int
@@ -52,7 +53,7 @@ class Rank:
     def __call__(self, tables: Tables) -> Ranking:
         """Score every candidate and return the best n of those that may be shown."""
         served, catalogue = tables.require_served(), tables.catalogue
-        history, codes_of = tables.read(self.user_key), catalogue.codes_of(served.ranker)
+        history, codes_of = self.history(tables), catalogue.codes_of(served.ranker)
         scores = served.ranker.rank(history, self.key_C, self.at_ms, codes_of)
         shown_C = torch.from_numpy(catalogue.shown(self.key_C, self.at_ms))
         return _best(served, int(history.count_B[0]), self.items, scores, self.n, shown_C)
@@ -62,7 +63,7 @@ class Rank:
 class Recommend:
     """Job: the best n items of the catalogue for a user."""
 
-    user_key: int
+    history: History
     n: int
     exclude_seen: bool
     exclude_key_E: Longs
@@ -72,7 +73,7 @@ class Recommend:
     def __call__(self, tables: Tables) -> Ranking:
         """Retrieve by exact search, then rank what was found."""
         served, catalogue = tables.require_served(), tables.catalogue
-        ranker, history = served.ranker, tables.read(self.user_key)
+        ranker, history = served.ranker, self.history(tables)
         seen_E = history.item_T if self.exclude_seen else history.item_T[:0]
         excluded_E = np.concatenate([self.exclude_key_E, seen_E])
         search = Search(history, self.at_ms, excluded_E, self.wanted)

@@ -13,6 +13,8 @@ from service.histories.local import LocalHistories
 from service.histories.settings import HistorySettings
 from service.intake import IntakeSettings
 from service.metrics import ServingMetrics
+from service.redis.announcements import Listener
+from service.redis.settings import redis_of
 from service.settings import Settings
 from service.streams import open_stream
 from service.versions.settings import versions_of
@@ -27,7 +29,9 @@ from serving.items import ItemFollower
 from serving.keys import Keyring
 from serving.limits import LimitSettings
 from serving.problems import Problem
+from serving.remote import RemoteHistories
 from serving.settings import ServingSettings
+from serving.sources import HistorySource
 
 
 class Server:
@@ -41,20 +45,14 @@ class Server:
         self.guard = self._guard(data, settings.section("limits", LimitSettings))
         self.directory = versions_of(settings, data)
         self.stream = open_stream(settings, data)
-        histories = LocalHistories(settings.section("histories", HistorySettings))
-        self.engine = Engine(Tables(histories), self.settings.queue_limit)
+        kept = settings.section("histories", HistorySettings)
+        self.engine = Engine(Tables(LocalHistories(kept)), self.settings.queue_limit)
         self.follower = VersionFollower(
             self.directory, self.engine, self.metrics, self.settings.poll_seconds
         )
-        self.fresh = HistoryFollower(
-            self.directory,
-            self.stream,
-            self.engine,
-            self.metrics,
-            self.actions,
-            self.intake,
-            self.settings,
-        )
+        self.redis = redis_of(settings)
+        self.histories = self._source(kept)
+        self.listeners = [] if self.redis is None else [Listener(self.redis, self._hear)]
         self.items = ItemFollower(
             self.stream, self.engine, self.metrics, self.actions, self.intake, self.settings
         )
@@ -72,9 +70,20 @@ class Server:
         """Start every thread; ready is once a version is warm and the histories are there."""
         self.engine.start()
         self.impressions.start()
-        self.fresh.start()
+        self.histories.start()
         self.items.start()
         self.follower.start()
+        for listener in self.listeners:
+            listener.start()
+
+    def _source(self, kept: HistorySettings) -> HistorySource:
+        """Histories of this process, or those in Redis where the settings have it."""
+        directory, stream, metrics = self.directory, self.stream, self.metrics
+        if self.redis is not None:
+            return RemoteHistories(directory, stream, self.redis, kept, metrics, self.settings)
+        return HistoryFollower(
+            directory, stream, self.engine, metrics, self.actions, self.intake, self.settings
+        )
 
     def drain(self) -> None:
         """Say "not ready" from now on; requests are still answered."""
@@ -83,8 +92,10 @@ class Server:
     def close(self) -> None:
         """Stop in the order in which work flows: followers, the engine, the log."""
         self._draining = True
+        for listener in self.listeners:
+            listener.close()
         self.follower.close()
-        self.fresh.close()
+        self.histories.close()
         self.items.close()
         self.engine.close()
         self.impressions.close()
@@ -93,7 +104,7 @@ class Server:
     @property
     def ready(self) -> bool:
         """Whether balancers should send requests here."""
-        caught_up = self.fresh.caught_up.is_set() and self.items.caught_up.is_set()
+        caught_up = self.histories.caught_up.is_set() and self.items.caught_up.is_set()
         return self.engine.served is not None and caught_up and not self._draining
 
     def require_ready(self) -> None:
@@ -112,7 +123,7 @@ class Server:
         return {
             "served": served and served.describe(time.time()),
             "pinned": standing.pinned,
-            "generation": min(standing.generation, self.fresh.obeyed),
+            "generation": min(standing.generation, self.histories.obeyed),
             "available": self.directory.numbers(),
             "held": _reasons(standing.held),
             "refused": _reasons(refused),
@@ -148,6 +159,11 @@ class Server:
         file = self.settings.keys
         keyring = None if file is None else Keyring(data / file, limits, self.metrics)
         return Guard(keyring, limits, self.metrics)
+
+    def _hear(self) -> None:
+        """A version was announced: look for it now."""
+        self.metrics.announcements_heard_total.inc()
+        self.follower.wake()
 
     def _decided(self, generation: int, pinned: int | None) -> dict[str, int | None]:
         self.follower.wake()

@@ -14,6 +14,8 @@ from service.intake import Intake, IntakeSettings
 from service.metrics import TrainerMetrics
 from service.model.network import Network
 from service.model.settings import ModelSettings
+from service.redis.announcements import Announcer
+from service.redis.settings import redis_of
 from service.settings import Settings
 from service.store import Budget, EmbeddingTable
 from service.store.ids import OriginalIds
@@ -118,7 +120,9 @@ def build(
     state = plan.fresh_state()
     gate = plan.fresh_gate(state.learner, metrics)
     rules = Rules(plan.tied(), plan.histories.capacity, plan.trainer)
-    writer = Writer(versions, gate, rules, stream)
+    redis = redis_of(settings)
+    announce = [] if redis is None else [Announcer(redis, metrics.announcements_total)]
+    writer = Writer(versions, gate, rules, stream, *announce)
     decisions = versions.decisions()
     resumed, obeyed = newest_complete(versions), decisions
     intake = Intake(stream, plan.intake, plan.types)

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,11 +37,18 @@ class Writer:
     """Knows the newest version, and what the next one can build on. One thread at a time."""
 
     def __init__(
-        self, directory: VersionDirectory, gate: Gate, rules: Rules, stream: Stream
+        self,
+        directory: VersionDirectory,
+        gate: Gate,
+        rules: Rules,
+        stream: Stream,
+        announce: Callable[[int], None] = lambda number: None,
     ) -> None:
-        """`stream` is what is learned from: synced before a version counts on it."""
+        """`stream` is what is learned from: synced before a version counts on it; `announce` tells
+        servers of a version."""
         self._directory, self._gate, self._rules, self._stream = directory, gate, rules, stream
         self._candidates = Candidates(gate, rules.settings)
+        self._announce = announce
         self._segments = SegmentFiles(directory, rules.history_capacity)
         self._parent: Manifest | None = None
         self._standard: Standard | None = None
@@ -75,11 +83,12 @@ class Writer:
            read;
         4. create the manifest, only if absent: the commit (`Draft.commit` has its own steps);
         5. move the LATEST hint;
-        6. show the offsets to whoever watches the log, for display only: nothing reads them back;
-        7. remove the versions that nobody needs any more.
+        6. announce the version, so that servers look at the directory at once;
+        7. show the offsets to whoever watches the log, for display only: nothing reads them back;
+        8. remove the versions that nobody needs any more.
 
-        Servers look at the directory, so nothing is announced. Raises VersionExists if another
-        trainer is ahead, OSError or VersionError if something could not be written or read.
+        Raises VersionExists if another trainer is ahead, OSError or VersionError if something could
+        not be written or read.
         """
         parent, wipe = None if cut.whole else self._parent, cut.orders.wipe
         candidate = self._candidates.made(cut, self.number, parent, self._standard)
@@ -94,6 +103,7 @@ class Writer:
             step = self._write_snapshot(draft, parent, candidate, wipe)
             self._stream.sync()
             manifest = draft.commit(self._manifest(cut, candidate, step))
+        self._announce(manifest.number)
         self._stream.progress(cut.position.offsets)
         self._gate.committed(candidate.verdict)
         self.resume(manifest, meta, candidate.standard)

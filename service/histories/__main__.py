@@ -65,8 +65,8 @@ def rules_of(settings: Settings) -> Rules:
     redis = redis_of(settings)
     if redis is None:
         raise SettingsError(
-            "the settings have no section [redis]: histories then live in every server, and there "
-            "is nothing to write; add the section, or do not start this process"
+            "the settings have no section [redis], nor the environment an address: histories then "
+            "live in every server; add the section, or do not start this process"
         )
     return Rules(
         settings.section("actions", ActionTypes),

@@ -25,9 +25,15 @@ class RedisDenied(RedisAway):
     """Redis refused who asks, or what is asked: its ACL or our credentials need mending."""
 
 
-def connect(settings: RedisSettings, timeout_seconds: float | None = None) -> Redis:
+def connect(
+    settings: RedisSettings, timeout_seconds: float | None = None, check_seconds: int = 0
+) -> Redis:
     """A client that connects when it is first used. A command is tried once: who calls knows what
-    another attempt is worth. Raises SettingsError for TLS files that are not there."""
+    another attempt is worth.
+
+    timeout_seconds: longest wait for a reply (default: as the settings say); check_seconds: after
+    so long a silence a connection is checked before it is used (0: never). Raises SettingsError.
+    """
     return Redis.from_url(
         settings.address,
         **settings.tls,
@@ -35,6 +41,7 @@ def connect(settings: RedisSettings, timeout_seconds: float | None = None) -> Re
         socket_connect_timeout=settings.connect_seconds,
         socket_timeout=timeout_seconds or settings.timeout_seconds,
         retry=Retry(NoBackoff(), 0),
+        health_check_interval=check_seconds,
         protocol=2,
         driver_info=None,
     )

@@ -85,8 +85,9 @@ class RedisSettings(Section):
 
 
 def redis_of(settings: Settings) -> RedisSettings | None:
-    """The section, or None where the file has none: then nothing goes to Redis."""
-    if not settings.has("redis"):
+    """The section; None without it and without an address in the environment: then nothing goes to
+    Redis."""
+    if not settings.has("redis") and not os.environ.get(URL):
         return None
     found = settings.section("redis", RedisSettings)
     _ = found.address, found.tls  # what is wrong there is wrong at the start

@@ -25,6 +25,13 @@ def test_without_the_section_nothing_goes_to_redis():
     assert redis_of(Settings({"redis": {}})) == RedisSettings()
 
 
+def test_an_address_in_the_environment_is_enough(monkeypatch):
+    monkeypatch.setenv(URL, "redis://one:1/0")
+    found = redis_of(Settings())
+    assert found is not None
+    assert found.address == "redis://one:1/0"
+
+
 def test_the_environment_stands_above_the_file(monkeypatch):
     settings = RedisSettings(url="redis://one:1/0", username="u")
     with connect(settings) as client:
