@@ -10,11 +10,13 @@ another folder). Whatever is missing raises BrokerError, one line with the remed
 """
 
 import fcntl
+import gc
 import os
 import shutil
 import socket
 import subprocess
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -188,6 +190,11 @@ class Broker:
                 self.kill()
                 raise BrokerError(f"Kafka did not start; see {self.log}: {' '.join(last)}")
             time.sleep(0.1)
+        # A client that could not connect leaves sockets behind, which would be warned about later,
+        # in whatever test then runs.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
 
 
 def free_port() -> int:

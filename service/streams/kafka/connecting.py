@@ -116,7 +116,7 @@ def explained(what: str, servers: str) -> Iterator[None]:
     except AuthorizationError as error:
         raise StreamError(
             f"{what}: Kafka at {servers} does not allow it ({error}); give the user of this "
-            "process the right (docs/streams.md lists which)"
+            "process the right (docs/security.md lists which)"
         ) from error
     except UnsupportedVersionError as error:
         raise StreamError(f"{what}: Kafka at {servers} is older than 3.1; update it") from error
