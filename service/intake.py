@@ -23,7 +23,7 @@ from service.settings import Section
 from service.streams import Record, Stream
 
 READ_RECORDS = 4096
-POLL_SECONDS = 0.002
+POLL_SECONDS = 0.01
 
 
 class IntakeSettings(Section):

@@ -202,12 +202,13 @@ def append_by_user(stream: Stream, topic: str, records: Iterable[Action | Impres
     should repeat the whole batch: an action with an `id` counts once.
     """
     partitions = stream.partitions(topic)
-    chosen: dict[int, list[Action | Impression]] = defaultdict(list)
+    payloads: dict[int, list[bytes]] = defaultdict(list)
+    keys: dict[int, list[bytes]] = defaultdict(list)
     for record in records:
-        chosen[partition_of(record.user, partitions)].append(record)
-    for partition, some in chosen.items():
-        keys = [stream_key(record.user) for record in some]
-        stream.append(topic, partition, list(map(_encode, some)), keys=keys)
+        partition = partition_of(record.user, partitions)
+        payloads[partition].append(_encode(record))
+        keys[partition].append(stream_key(record.user))
+    stream.append_all(topic, payloads, keys)
 
 
 _encode = msgspec.json.Encoder().encode

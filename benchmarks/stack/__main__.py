@@ -21,7 +21,7 @@ from benchmarks.stack import processes
 from benchmarks.stack.figures import figures
 from benchmarks.stack.picture import draw
 from benchmarks.stack.plan import Plan
-from benchmarks.stack.processes import Site
+from benchmarks.stack.processes import OWN, Shape, Site
 from benchmarks.stack.run import run
 
 CHECK_SECONDS, CHECK_ACTIONS, CHECK_RANKINGS = 4.0, 200.0, 10.0
@@ -35,20 +35,29 @@ def main() -> int:
     options.add_argument("--actions-per-second", type=float, default=2000)
     options.add_argument("--rankings-per-second", type=float, default=50)
     options.add_argument("--direct", type=float, default=0.5, help="share appended, not posted")
-    options.add_argument("--servers", type=int, default=1)
+    options.add_argument("--servers", type=int, help="servers (2; embedded: 1)")
+    options.add_argument("--kafka", default=OWN, metavar="HOST:PORT", help="own: it is started")
+    options.add_argument("--embedded", action="store_true", help="neither Kafka nor Redis")
     options.add_argument("--past", type=int, help="actions learned before (60,000; quick: 6,000)")
     options.add_argument("--picture", type=Path, help="draw the run here (needs matplotlib)")
     chosen = options.parse_args()
     past = chosen.past or (QUICK_PAST if chosen.quick else PAST)
-    with processes.started(_plan(chosen), chosen.servers, past, {}) as (site, plan):
+    shape = _shape(chosen)
+    with processes.started(_plan(chosen), shape, past) as (site, plan):
 
         def check(_: argparse.Namespace) -> None:
             _check(site, plan)
 
         def measure(_: argparse.Namespace) -> Iterator[Figure]:
-            return _measure(site, plan, chosen)
+            return _measure(site, plan, shape, chosen.picture)
 
         return report.run(options, check, measure)
+
+
+def _shape(chosen: argparse.Namespace) -> Shape:
+    if chosen.embedded:
+        return Shape(servers=chosen.servers or 1)
+    return Shape(servers=chosen.servers or 2, kafka=chosen.kafka, redis=True)
 
 
 def _plan(chosen: argparse.Namespace) -> Plan:
@@ -74,16 +83,15 @@ def _check(site: Site, plan: Plan) -> None:
         raise CheckFailed("nothing was sent")
 
 
-def _measure(site: Site, plan: Plan, chosen: argparse.Namespace) -> Iterator[Figure]:
+def _measure(site: Site, plan: Plan, shape: Shape, picture: Path | None) -> Iterator[Figure]:
     settings: dict[str, Any] = {
         "actions": plan.actions_per_second, "rankings": plan.rankings_per_second,
-        "seconds": plan.seconds, "direct": plan.direct, "servers": chosen.servers,
-        "stack": "embedded",
+        "seconds": plan.seconds, "direct": plan.direct, "servers": shape.servers,
+        "stack": "kafka, redis" if shape.redis else "embedded",
     }  # fmt: skip
     done = run(site, plan, "run")
-    if chosen.picture:
-        words = ", ".join(f"{name} {value}" for name, value in settings.items())
-        draw(chosen.picture, done, words)
+    if picture:
+        draw(picture, done, ", ".join(f"{name} {value}" for name, value in settings.items()))
     yield from figures(done, settings)
 
 

@@ -1,15 +1,13 @@
 """What happened before the run: a log from which a first version can be learned."""
 
 import time
-from collections.abc import Iterable
 from random import Random
-
-import msgspec
 
 from benchmarks.stack.plan import Plan
 from benchmarks.stack.world import World
-from service.actions import Action, Impression, partition_of, stream_key
+from service.actions import Action, Impression
 from service.streams import Stream
+from serving.batches import append_by_user
 
 SPAN_SECONDS = 1_800.0
 """Less than what the gate looks back for: it judges, but what is older than the run is little."""
@@ -21,7 +19,7 @@ CHUNK = 2_000
 
 
 def append_past(stream: Stream, plan: Plan, actions: int) -> None:
-    """Append `actions` actions of the plan's users, as if they had arrived when they happened."""
+    """Append `actions` actions of the plan's users; they arrive now, long after they happened."""
     world, rng = World(plan.users, plan.items, plan.seed + 1), Random(plan.seed + 1)
     start = time.time() - SPAN_SECONDS - JOINED_SECONDS
     for first in range(0, actions, CHUNK):
@@ -37,16 +35,5 @@ def append_past(stream: Stream, plan: Plan, actions: int) -> None:
                 ]
                 shown.append(Impression(request=request, user=user, at=at - 1, items=list(items)))
             acted.append(Action(user=user, item=item, action="click", at=at, request=request))
-        _append(stream, "impressions", shown)
-        _append(stream, "actions", acted)
-
-
-def _append(stream: Stream, topic: str, records: Iterable[Action | Impression]) -> None:
-    partitions = stream.partitions(topic)
-    by_partition: dict[int, list[Action | Impression]] = {}
-    for record in records:
-        by_partition.setdefault(partition_of(record.user, partitions), []).append(record)
-    for partition, some in by_partition.items():
-        payloads = [msgspec.json.encode(record) for record in some]
-        times = [round(record.at * 1000) for record in some]
-        stream.append(topic, partition, payloads, times, keys=[stream_key(r.user) for r in some])
+        append_by_user(stream, "impressions", shown)
+        append_by_user(stream, "actions", acted)

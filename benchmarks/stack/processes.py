@@ -1,14 +1,17 @@
 """Starts the stack that is measured: real processes on a folder of their own."""
 
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from benchmarks.report import CheckFailed, progress
 from benchmarks.stack.accounts import ends
@@ -21,12 +24,29 @@ from service.commands.processes import Child, environment, free_port
 from service.commands.settings_file import overlay, write_settings
 from service.settings import Settings
 from service.streams import Stream, open_stream
+from tests.stack.brokers import Broker
+from tests.stack.redises import RedisServer
 
 READY_SECONDS = 240.0
 SETTINGS: dict[str, Any] = {
     "model": {"dim": 64, "layers": 2, "window": 256},
     "actions": {"types": {"click": {"positive": True, "weight": 1.0}}},
 }
+
+
+OWN = "own"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a stack is made of."""
+
+    servers: int = 1
+    kafka: str | None = None
+    """Where it is, OWN to start one from the tests' cache, None for the embedded log."""
+    redis: bool = False
+    """Whether histories live in a Redis, which is started, with a writer of their own."""
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -38,13 +58,16 @@ class Site:
     trainer: Child
     servers: list[Child]
     others: Mapping[str, int]
-    """Process ids of what is neither trainer nor server, by name."""
+    """Process ids of what is not Freshet's, by name."""
+    writer: Child | None = None
+    """Of the histories in Redis."""
 
     @property
     def pids(self) -> dict[str, int]:
         """Every process, by name."""
         servers = {f"server {n}": one.pid for n, one in enumerate(self.servers, 1)}
-        return {"trainer": self.trainer.pid, **servers, **self.others}
+        writer = {"histories": self.writer.pid} if self.writer else {}
+        return {"trainer": self.trainer.pid, **servers, **writer, **self.others}
 
     @property
     def lag(self) -> int:
@@ -63,8 +86,8 @@ class Site:
 
     def look(self) -> None:
         """Raise ProcessError if a process has ended."""
-        for child in (self.trainer, *self.servers):
-            if not child.running:
+        for child in (self.trainer, *self.servers, self.writer):
+            if child is not None and not child.running:
                 raise CheckFailed(f"{child.module} ended; see {child.log}")
 
     def client(self, server: int = 0) -> Client:
@@ -113,29 +136,42 @@ class Load:
 
 
 @contextmanager
-def started(
-    plan: Plan, servers: int, past: int, settings: Mapping[str, Any]
-) -> Iterator[tuple[Site, Plan]]:
+def started(plan: Plan, shape: Shape, past: int) -> Iterator[tuple[Site, Plan]]:
     """A stack that has learned a past and is ready, and the plan with the ports of its servers."""
     with ExitStack() as stack:
         root = stack.enter_context(tempfile.TemporaryDirectory(prefix="freshet-stack-"))
-        folder = DataFolder(Path(root))
+        folder, settings, others = DataFolder(Path(root)), dict(shape.settings), dict[str, int]()
+        if shape.kafka:
+            servers = shape.kafka
+            if servers == OWN:
+                broker = stack.enter_context(Broker(folder.root / "kafka"))
+                servers, others["kafka"] = broker.servers, broker.pid
+            settings["kafka"] = {"servers": servers, "prefix": f"load{os.getpid()}."}
+        if shape.redis:
+            redis = stack.enter_context(RedisServer(folder.root / "redis"))
+            settings["redis"], others["redis"] = {"url": redis.url}, redis.pid
         write_settings(folder.settings, overlay(SETTINGS, settings))
         stream = stack.enter_context(
             closing(open_stream(Settings.load(folder.settings), folder.root))
         )
         progress(f"a past of {past:,} actions")
         append_past(stream, plan, past)
-        trainer = stack.enter_context(folder.trainer(free_port()))
-        site = Site(folder, stream, trainer, [], {})
+        site = Site(folder, stream, stack.enter_context(folder.trainer(free_port())), [], others)
+        if shape.redis:
+            site.writer = stack.enter_context(_writer(folder))
         wait_until(lambda: site.drained, site)
-        for _ in range(servers):
+        for number in range(shape.servers):
             site.servers.append(stack.enter_context(folder.server(free_port())))
-        for number in range(servers):
             with site.client(number) as client:
                 wait_until(client.ready, site)
-        plan = Plan(**{**_fields(plan), "ports": [one.port for one in site.servers]})
-        yield site, plan
+        ports = [one.port for one in site.servers]
+        yield site, msgspec.structs.replace(plan, ports=ports)
+
+
+def _writer(folder: DataFolder) -> Child:
+    port = free_port()
+    arguments = [*folder.arguments(), "--metrics-port", str(port)]
+    return Child("service.histories", arguments, folder.log("histories"), port)
 
 
 def wait_until(holds: Callable[[], bool], site: Site, seconds: float = READY_SECONDS) -> None:
@@ -146,7 +182,3 @@ def wait_until(holds: Callable[[], bool], site: Site, seconds: float = READY_SEC
         if time.monotonic() > deadline:
             raise CheckFailed(f"the stack was not where it should be within {seconds:.0f} s")
         time.sleep(0.2)
-
-
-def _fields(plan: Plan) -> dict[str, Any]:
-    return {name: getattr(plan, name) for name in plan.__struct_fields__}

@@ -83,6 +83,16 @@ class LocalStream:
         self._syncer.notice()
         return offset
 
+    def append_all(
+        self,
+        topic: str,
+        records: Mapping[int, Sequence[bytes]],
+        keys: Mapping[int, Sequence[bytes]],
+    ) -> None:
+        """As Stream.append_all."""
+        for partition, payloads in records.items():
+            self.append(topic, partition, payloads, keys=keys[partition])
+
     def read(self, topic: str, partition: int, offset: int, max_records: int) -> list[Record]:
         """As Stream.read. The CRC of every frame is checked."""
         return self._topic(topic).partition(partition).read(offset, max_records)

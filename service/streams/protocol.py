@@ -67,6 +67,19 @@ class Stream(Protocol):
         """
         ...
 
+    def append_all(
+        self,
+        topic: str,
+        records: Mapping[int, Sequence[bytes]],
+        keys: Mapping[int, Sequence[bytes]],
+    ) -> None:
+        """Append the payloads of several partitions, with their keys, side by side.
+
+        Returns when all of them are in the log. Raises StreamError where some are not; others may
+        be.
+        """
+        ...
+
     def read(self, topic: str, partition: int, offset: int, max_records: int) -> list[Record]:
         """Up to `max_records` records at or after `offset`; empty where none is at hand yet.
 

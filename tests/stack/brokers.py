@@ -103,6 +103,12 @@ class Broker:
         return self.address("PLAINTEXT")
 
     @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def log(self) -> Path:
         """What the broker says."""
         return self.folder / "broker.log"

@@ -139,6 +139,12 @@ class RedisServer:
         self.kill()
 
     @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def url(self) -> str:
         """Where it is, without secrets."""
         return f"{'rediss' if self.tls else 'redis'}://127.0.0.1:{self.port}/0"

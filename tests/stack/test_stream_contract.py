@@ -195,3 +195,16 @@ def test_a_user_has_one_partition_and_order(open_stream: Open) -> None:
         key = stream_key(user)
         own = [payload for payload in found if payload.startswith(key + b" ")]
         assert own == [b"%s %d" % (key, number) for number in range(3)]
+
+
+def test_one_append_reaches_several_partitions_each_in_order(open_stream: Open) -> None:
+    stream = open_stream(partitions=4)
+    records = {p: [b"%d %d" % (p, n) for n in range(30)] for p in (0, 2, 3)}
+    keys = {p: [b"u%d" % p] * 30 for p in records}
+    stream.append_all("actions", {**records, 1: []}, {**keys, 1: []})
+    stream.append_all("actions", records, keys)
+    for partition, some in records.items():
+        assert payloads(read_on(stream, 60, partition=partition)) == some * 2
+    assert stream.bounds("actions", 1) == (0, 0)
+    with pytest.raises(StreamError, match="partitions 0 to 3, not 4"):
+        stream.append_all("actions", {4: [b"x"]}, {4: [b"u"]})

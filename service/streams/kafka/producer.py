@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
@@ -19,11 +19,27 @@ from service.streams.kafka.topics import Topic
 _log = logging.getLogger(__name__)
 
 BATCH_BYTES = 128 * 1024
+LINGER_MS = 2
+"""What one append sends, to all its partitions, travels in one request; without any wait its first
+record would go alone, and requests cost more than records."""
 MAX_RECORD_BYTES = 1_000_000
 """Brokers take batches of 1 MiB unless they are told otherwise (`message.max.bytes`)."""
 RECORD_OVERHEAD_BYTES = 100
 UNACKNOWLEDGED_BYTES = 32 * 2**20
 """What all appends together may have under way; others wait."""
+
+
+class Part(NamedTuple):
+    """What goes into one partition; times and keys are as many as payloads."""
+
+    partition: int
+    payloads: Sequence[bytes]
+    times: Sequence[int | None]
+    keys: Sequence[bytes | None]
+
+    def columns(self) -> Iterator[tuple[bytes, int | None, bytes | None]]:
+        """(payload, time, key) of every record."""
+        return zip(self.payloads, self.times, self.keys, strict=True)
 
 
 class Producer:
@@ -43,6 +59,7 @@ class Producer:
                 "acks": "all",
                 "compression_type": compression,
                 "batch_size": BATCH_BYTES,
+                "linger_ms": LINGER_MS,
                 "delivery_timeout_ms": timeout_ms,
                 "request_timeout_ms": min(options["request_timeout_ms"], timeout_ms // 2),
                 "max_block_ms": timeout_ms,
@@ -51,30 +68,27 @@ class Producer:
             },
         )
 
-    def append(
-        self,
-        topic: Topic,
-        partition: int,
-        payloads: Sequence[bytes],
-        times: Sequence[int | None],
-        keys: Sequence[bytes | None],
-    ) -> int:
-        """Append and wait; the offset of the first. Raises StreamError when not all of it was
-        acknowledged in time: then some records may be in the log, and others not."""
-        largest = max(map(len, payloads))
-        if largest + RECORD_OVERHEAD_BYTES > MAX_RECORD_BYTES:
+    def append(self, topic: Topic, parts: Sequence[Part]) -> int:
+        """Append all parts side by side and wait; the offset of the first record. Raises
+        StreamError when not all of it was acknowledged in time: then some records may be in the
+        log, and others not."""
+        sizes = [len(payload) for part in parts for payload in part.payloads]
+        most = MAX_RECORD_BYTES - RECORD_OVERHEAD_BYTES
+        if max(sizes) > most:
             raise StreamError(
-                f"payload of {largest} bytes exceeds {MAX_RECORD_BYTES - RECORD_OVERHEAD_BYTES}; "
+                f"payload of {max(sizes)} bytes exceeds {most}; "
                 "store it elsewhere and append a reference to it"
             )
         deadline = time.monotonic() + self._timeout_seconds
-        with self._admitted(sum(map(len, payloads)), deadline):
+        places = f"{topic.name}/{', '.join(str(part.partition) for part in parts)}"
+        with self._admitted(sum(sizes), deadline):
             producer = self._connection.get()
             try:
-                with explained(f"appending to {topic.name}/{partition}", self._connection.servers):
+                with explained(f"appending to {places}", self._connection.servers):
                     sent = [
-                        producer.send(topic.name, payload or None, key, None, partition, at_ms)
-                        for payload, at_ms, key in zip(payloads, times, keys, strict=True)
+                        producer.send(topic.name, payload or None, key, None, part.partition, at_ms)
+                        for part in parts
+                        for payload, at_ms, key in part.columns()
                     ]
                     return _acknowledged(sent, deadline)
             except StreamError:

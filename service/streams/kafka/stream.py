@@ -9,7 +9,7 @@ from service.errors import StreamError
 from service.streams.kafka.cluster import Cluster
 from service.streams.kafka.connecting import options
 from service.streams.kafka.fetcher import Fetcher
-from service.streams.kafka.producer import Producer
+from service.streams.kafka.producer import Part, Producer
 from service.streams.kafka.settings import KafkaSettings
 from service.streams.kafka.topics import Topic, Topics
 from service.streams.protocol import Lag, Record, lag_of
@@ -70,11 +70,34 @@ class KafkaStream:
         times = [append_ms] * count if isinstance(append_ms, int) else append_ms
         return self._producer.append(
             one,
-            partition,
-            payloads,
-            _column("append times", times, count),
-            _column("keys", keys, count),
+            [
+                Part(
+                    partition,
+                    payloads,
+                    _column("append times", times, count),
+                    _column("keys", keys, count),
+                )
+            ],
         )
+
+    def append_all(
+        self,
+        topic: str,
+        records: Mapping[int, Sequence[bytes]],
+        keys: Mapping[int, Sequence[bytes]],
+    ) -> None:
+        """As Stream.append_all: one request to each broker, one wait for all of them."""
+        parts = []
+        for partition, payloads in records.items():
+            one, count = self._partition(topic, partition), len(payloads)
+            one.check()
+            if payloads:
+                times = _column("append times", None, count)
+                parts.append(
+                    Part(partition, payloads, times, _column("keys", keys[partition], count))
+                )
+        if parts:
+            self._producer.append(one, parts)
 
     def read(self, topic: str, partition: int, offset: int, max_records: int) -> list[Record]:
         """As Stream.read: what lies ready. One reader per partition and stream: to ask for another

@@ -5,14 +5,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from service.errors import OffsetError, StreamError
-from service.streams import LocalStream, Record, Stream
+from service.streams import LocalStream, LocalStreamSettings, Record, Stream
 from service.streams.head import HeadFile
 
 OpenStream = Callable[..., LocalStream]
@@ -352,3 +352,10 @@ def test_a_stream_does_not_pass_through_a_fork(tmp_path: Path) -> None:
         timeout=60,
     )
     assert "before a fork" in ran.stdout
+
+
+def test_one_append_reaches_several_partitions(tmp_path: Path) -> None:
+    with closing(LocalStream(tmp_path, LocalStreamSettings(partitions=3))) as stream:
+        stream.append_all("t", {0: [b"a", b"b"], 2: [b"c"]}, {0: [b"u", b"v"], 2: [b"w"]})
+        found = [[r.payload for r in stream.read("t", p, 0, 9)] for p in range(3)]
+    assert found == [[b"a", b"b"], [], [b"c"]]
