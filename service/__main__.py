@@ -27,6 +27,7 @@ from service.commands.processes import INTERRUPTED, become, interruptible
 from service.commands.replay import Replay, replay_settings, speed_of
 from service.commands.settings_file import write_settings
 from service.commands.stats import StoreStats
+from service.commands.traffic import feed
 from service.commands.versions import commands as versions
 from service.commands.versions import rollback
 from service.commands.view import DemoView, ReplayView
@@ -182,6 +183,7 @@ def histories(
 
 app.command()(rollback)
 app.command()(erase)
+app.command()(feed)
 
 
 @store.command()

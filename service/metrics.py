@@ -278,8 +278,8 @@ class ServingMetrics(Metrics):
         self.engine_waiting = self._gauge(
             "engine_waiting", "Rankings and changes that wait for the engine's thread"
         )
-        self.impressions_waiting = self._gauge(
-            "impressions_waiting", "Impressions that wait to be logged"
+        self.impressions_queued = self._gauge(
+            "impressions_queued", "Impressions that wait to be logged"
         )
         self.action_to_history_seconds = self._histogram(
             "action_to_history_seconds", FROM_APPEND_TO_HISTORY, FRESH_BUCKETS

@@ -152,7 +152,7 @@ class Server:
         metrics.catalogue_items.set(len(self.engine.catalogue))
         metrics.catalogue_unseen_items.set(self.engine.catalogue.unseen)
         metrics.engine_waiting.set(self.engine.waiting)
-        metrics.impressions_waiting.set(self.impressions.waiting)
+        metrics.impressions_queued.set(self.impressions.waiting)
         return metrics.text()
 
     def _guard(self, data: Path, limits: LimitSettings) -> Guard:
