@@ -55,7 +55,8 @@ def test_the_readme_names_every_folder_at_the_top() -> None:
 
 
 def test_no_file_names_a_path_of_the_machine_it_was_written_on() -> None:
-    machine = re.compile(r"(?<![\w.])/(?:work|home|root|Users|mnt|opt)/\w")
+    # /opt/kafka is where Kafka's own image has its programs.
+    machine = re.compile(r"(?<![\w.])/(?:work|home|root|Users|mnt|opt(?!/kafka/))/\w")
     named = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in tracked()
