@@ -12,8 +12,8 @@ log = logging.getLogger("serving.refusals")
 
 REASONS = {
     "deltas between are missing": "gap", "twice": "duplicate", "out of order": "order",
-    "last of its chain": "order", "missing": "missing", "truncated": "truncated",
-    "altered": "altered", "format": "format",
+    "signature": "signature", "last of its chain": "order", "missing": "missing",
+    "truncated": "truncated", "altered": "altered", "format": "format",
 }  # fmt: skip
 """Words of refusals and what they become as labels of freshet_versions_refused_total; else it is
 damaged or model."""

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from service.settings import Section, Settings
 from service.versions.directory import VersionDirectory
+from service.versions.sealing import signing_keys
 
 
 class VersionsSettings(Section):
@@ -15,6 +16,7 @@ class VersionsSettings(Section):
 
 
 def versions_of(settings: Settings, data: Path) -> VersionDirectory:
-    """The versions of a data folder."""
+    """The versions of a data folder. Raises SettingsError for a signing key that is too short."""
+    signing_keys()
     url = settings.section("versions", VersionsSettings).url
     return VersionDirectory(data / "versions" if url is None else url)
