@@ -21,8 +21,9 @@ from service.histories.settings import HistorySettings
 from service.histories.starting import TOPIC, alone, intake_after
 from service.intake import IntakeSettings
 from service.metrics import HistoryMetrics, Readings
+from service.redis.connection import connect
 from service.redis.settings import RedisSettings
-from service.streams import LocalStream, LocalStreamSettings
+from service.streams import LocalStream, LocalStreamSettings, Stream
 from service.versions import VersionDirectory
 from tests.stack.redises import RedisServer
 
@@ -57,20 +58,32 @@ def random_actions(seed: int, count: int, users: int = 30, late_days: float = 0.
 
 
 class Followed:
-    """Topic `actions` in `data`, and one prefix of one Redis."""
+    """Topic `actions` in `data`, and one prefix of one Redis (or a store of the test's own)."""
 
-    def __init__(self, data: Path, server: RedisServer, partitions: int = 3, **redis: Any) -> None:
+    def __init__(
+        self,
+        data: Path,
+        server: RedisServer | None,
+        partitions: int = 3,
+        stream: Stream | None = None,
+        **redis: Any,
+    ) -> None:
         self.data = data
-        self.stream = LocalStream(data / "stream", LocalStreamSettings(partitions=partitions))
+        self.stream = stream or LocalStream(
+            data / "stream", LocalStreamSettings(partitions=partitions)
+        )
         self.directory = VersionDirectory(data / "versions")
         self.rules = Rules(
             ActionTypes(),
             IntakeSettings(),
             HistorySettings(ttl_seconds=3 * DAY, capacity=64),
-            RedisSettings(url=server.url, retry_seconds=0.02, **{"write_records": 256, **redis}),
+            RedisSettings(
+                retry_seconds=0.02,
+                **{"write_records": 256, **({"url": server.url} if server else {}), **redis},
+            ),
         )
-        self.client = server.client()
         self.metrics = HistoryMetrics()
+        self.client = server.client() if server else connect(self.rules.redis)
         self.store = HistoryStore(self.client, self.rules.redis.prefix, self.rules.histories)
 
     def append(self, actions: Sequence[Action]) -> None:
@@ -82,7 +95,8 @@ class Followed:
         for partition, some in by_partition.items():
             payloads = [msgspec.json.encode(action) for action in some]
             times = [round(action.at * 1000) for action in some]
-            self.stream.append(TOPIC, partition, payloads, times)
+            keys = [str(action.user).encode() for action in some]
+            self.stream.append(TOPIC, partition, payloads, times, keys)
 
     @property
     def ends(self) -> dict[int, int]:
@@ -128,8 +142,10 @@ class Followed:
         """The same log in the memory of one process, and its watermark."""
         histories = LocalHistories(self.rules.histories)
         intake = intake_after(self.stream, alone(self.rules.intake), self.rules.types, None)
-        while block := intake.block(self.rules.redis.write_records, 0.0):
-            histories.append(block.events, block.watermark_ms)
+        while intake.offsets[TOPIC] != self.ends:
+            block = intake.block(self.rules.redis.write_records, 0.01)
+            if block is not None:
+                histories.append(block.events, block.watermark_ms)
         return histories, intake.watermark_ms
 
     def value(self, user: str | int) -> bytes | None:
