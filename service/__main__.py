@@ -1,5 +1,6 @@
 """The `freshet` command; also `python -m service`."""
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from service.commands.action_table import read_actions
 from service.commands.demo import Patience, demo_folder, run_demo
 from service.commands.erase import erase
 from service.commands.folder import DataFolder
+from service.commands.item_table import ItemColumns, read_items
 from service.commands.keys import commands as keys
 from service.commands.options import (
     DEFAULT_DATA,
@@ -112,12 +114,19 @@ def replay(
     publish_every: Annotated[
         str, typer.Option(help="Event time between versions, like 30s, 10m, 1h or 2d.")
     ] = "1h",
+    items: Annotated[
+        Path | None,
+        typer.Option(help="CSV or JSON lines (also .gz) of items: id, categories like a|b."),
+    ] = None,
+    categories_column: Annotated[str, typer.Option(help="Of the item file.")] = "categories",
     settings: SettingsFile = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it was cut off.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Learn from a file of past actions, in event-time order."""
     folder, rate = DataFolder(data), speed_of(speed)
+    if items is not None and rate < math.inf:
+        raise InputError("a replay with --items goes at full speed; leave out --speed")
     if not resume:
         folder.require_no_stream("go on with --resume, or choose another --data")
     elif not folder.settings.exists():
@@ -126,8 +135,15 @@ def replay(
     with ReplayView(shown=not as_json and sys.stderr.isatty()) as view:
         table = read_actions(file, columns, limit, view.read)
         if not resume:
-            write_settings(folder.settings, replay_settings(settings, table.types, publish_every))
-        report = Replay(table, folder, view).run(rate)
+            sections = replay_settings(settings, table.types, publish_every, items is not None)
+            write_settings(folder.settings, sections)
+        known = None
+        if items is not None:
+            names = ItemColumns(item_column, categories_column)
+            known = read_items(items, names, float(table.at_T[0]))
+            for reason, count in known.rejected.items():
+                typer.echo(f"{items}: {count} rows left out: {reason}", err=True)
+        report = Replay(table, folder, view, known.items if known else ()).run(rate)
     if as_json:
         print(report.to_json())
     else:

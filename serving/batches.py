@@ -186,13 +186,14 @@ def read_items(body: bytes, rules: Rules, now: float, meter: Meter) -> Batch[Ite
 def append_by_item(stream: Stream, topic: str, records: Iterable[Item]) -> None:
     """Append every record to its item's partition under its key, as `append_by_user` does."""
     partitions = stream.partitions(topic)
-    chosen: dict[int, list[tuple[bytes, Item]]] = defaultdict(list)
+    payloads: dict[int, list[bytes]] = defaultdict(list)
+    keys: dict[int, list[bytes]] = defaultdict(list)
     for record in records:
         key = item_key(record.item)
-        chosen[partition_of_item(key, partitions)].append((key, record))
-    for partition, some in chosen.items():
-        payloads = [_encode(record) for _, record in some]
-        stream.append(topic, partition, payloads, keys=[key for key, _ in some])
+        partition = partition_of_item(key, partitions)
+        payloads[partition].append(_encode(record))
+        keys[partition].append(key)
+    stream.append_all(topic, payloads, keys)
 
 
 def append_by_user(stream: Stream, topic: str, records: Iterable[Action | Impression]) -> None:

@@ -120,8 +120,8 @@ class _Builder:
 
     def add(self, source: Source) -> None:
         """Check and keep every row of the source; count those that cannot be used."""
-        users = _Interned(lambda raw: _identifier("user", raw), self._users)
-        items = _Interned(lambda raw: _identifier("item", raw), self._items)
+        users = _Interned(lambda raw: identifier("user", raw), self._users)
+        items = _Interned(lambda raw: identifier("item", raw), self._items)
         types = _Interned(self._type, self._types)
         user_T, item_T, type_T, at_T = self._columns
         pick, unit_seconds = source.pick, self._unit_seconds
@@ -180,7 +180,7 @@ def _seconds(raw: Any, unit_seconds: float) -> float:
     raise UnusableError(f"time {time_problem(at)}")
 
 
-def _identifier(kind: str, raw: Any) -> Id:
+def identifier(kind: str, raw: Any) -> Id:
     """The id that a raw value stands for: text that is a canonical integer becomes one."""
     if raw is None:
         raise UnusableError(f"{kind} is missing")

@@ -37,9 +37,11 @@ class DataFolder:
 
     @property
     def trained_records(self) -> int:
-        """How many stream records the newest version has learned from; 0 without one."""
+        """How many stream records the newest version has learned from, those of items apart; 0
+        without one."""
         manifest = self.newest_manifest()
-        return int(manifest["counters"].get("records", 0)) if manifest else 0
+        counters = manifest["counters"] if manifest else {}
+        return int(counters.get("records", 0) - counters.get("items", 0))
 
     def newest_manifest(self) -> dict[str, Any] | None:
         """The newest version's manifest as plain JSON; None without a version."""

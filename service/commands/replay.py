@@ -4,11 +4,12 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from service.commands.action_table import ActionTable
@@ -18,10 +19,11 @@ from service.commands.report import Report, Work
 from service.commands.settings_file import overlay
 from service.commands.view import ReplayView
 from service.errors import InputError
+from service.items import Item, item_key
 from service.settings import Settings
 from service.streams import Stream, open_stream
 
-TOPIC = "actions"
+TOPIC, ITEMS = "actions", "items"
 CORES = len(os.sched_getaffinity(0))
 BATCH = 10_000
 LOOK_SECONDS = 0.5
@@ -46,12 +48,16 @@ def speed_of(text: str) -> float:
     return float(match[1]) if match else math.inf
 
 
-def replay_settings(base: Path | None, types: list[str], publish_every: str) -> dict[str, Any]:
-    """The settings of a replay: what the action file implies, under what the file `base` says."""
+def replay_settings(
+    base: Path | None, types: list[str], publish_every: str, items: bool = False
+) -> dict[str, Any]:
+    """The settings of a replay: what the action file implies, and a file of items, under what the
+    file `base` says."""
     implied = {
         "stream": {"partitions": 1},
         "actions": {"types": {name: {"positive": True, "weight": 1.0} for name in types}},
-        "intake": {"topics": ["actions"]},  # nothing to wait for: a file holds no impressions
+        # Nothing else is to be waited for: a file holds no impressions.
+        "intake": {"topics": ["actions", "items"] if items else ["actions"]},
         "trainer": {
             "publish_clock": "event",
             "publish_seconds": seconds_of(publish_every),
@@ -64,10 +70,13 @@ def replay_settings(base: Path | None, types: list[str], publish_every: str) -> 
 
 
 class Replay:
-    """One table of actions on its way through the stream into the trainer."""
+    """One table of actions on its way through the stream into the trainer, and what is known of
+    its items before them."""
 
-    def __init__(self, table: ActionTable, folder: DataFolder, view: ReplayView) -> None:
-        self._table, self._folder, self._view = table, folder, view
+    def __init__(
+        self, table: ActionTable, folder: DataFolder, view: ReplayView, items: Sequence[Item] = ()
+    ) -> None:
+        self._table, self._folder, self._view, self._items = table, folder, view, items
         self._looked = 0.0
 
     def run(self, speed: float) -> Report:
@@ -82,6 +91,7 @@ class Replay:
         settings = Settings.load(self._folder.settings)
         with closing(open_stream(settings, self._folder.root)) as stream:
             done = self._held(stream)
+            self._describe(stream)
             self._folder.end.unlink(missing_ok=True)
             with self._folder.trainer(free_port(), "--until-end") as trainer:
                 for stop in self._due(done, speed):
@@ -109,6 +119,17 @@ class Replay:
                 "resume with the same file and options, or choose another --data"
             )
         return end
+
+    def _describe(self, stream: Stream) -> None:
+        """Append what the stream does not hold yet of the items, as of the first action."""
+        _, end = stream.bounds(ITEMS, 0) if self._items else (0, 0)
+        left = self._items[end:]
+        payloads = [msgspec.json.encode(item) for item in left]
+        at_ms = int(self._table.at_T[0] * 1000)
+        for start in range(0, len(left), BATCH):
+            part = slice(start, start + BATCH)
+            keys = [item_key(item.item) for item in left[part]]
+            stream.append(ITEMS, 0, payloads[part], at_ms, keys)
 
     def _append(self, stream: Stream, start: int, stop: int) -> None:
         table = self._table

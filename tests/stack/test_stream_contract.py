@@ -45,8 +45,9 @@ def test_what_is_appended_is_read(open_stream: Open) -> None:
         Record(2, 5, b""),
         Record(3, 6, b"d"),
     ]
-    assert read_on(stream, 4) == expected
-    assert read_on(stream, 2, offset=2) == expected[2:]
+    # Where a payload is absent Kafka says by its key what is gone; the embedded log has no keys.
+    assert [Record(*record[:3]) for record in read_on(stream, 4)] == expected
+    assert [Record(*record[:3]) for record in read_on(stream, 2, offset=2)] == expected[2:]
     assert stream.read("actions", 0, 4, 10) == []
     assert stream.bounds("actions", 0) == (0, 4)
 

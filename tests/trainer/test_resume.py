@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from service.action_types import ActionTypes
 from service.errors import InputError, ModelMismatch, OffsetError, SettingsError, VersionError
@@ -17,6 +18,7 @@ from service.streams import LocalStream
 from service.versions import Erase, Pin, Snapshot
 from tests.trainer.workshop import Crash, Told, Workshop, settings, told
 from trainer.build import build
+from trainer.migration import Difference
 
 LONG = settings(
     store={"item": {"ttl_seconds": 300, "min_count": 2}},
@@ -176,15 +178,17 @@ TYPES = {"click": {}, "like": {"weight": 2.0}, "hide": {"positive": False, "weig
         {"histories": {"capacity": 128}},
         {"store": {"item": {"min_count": 3}}},
         {"actions": {"types": {**TYPES, "share": {"weight": 3.0}}}},
+        {"model": {"categories": 30}},
     ],
-    ids=["capacity", "min_count", "actions"],
+    ids=["capacity", "min_count", "actions", "categories"],
 )
 def test_settings_that_can_change_do(tmp_path: Path, changes: dict[str, Any]) -> None:
     """And what was learned stays: the next version is whole and serves."""
     kinds = {"actions": {"types": TYPES}}
     workshop = Workshop(tmp_path, settings(**kinds))
-    workshop.tell(told(400))
+    workshop.tell(told(400, described=True))
     before = workshop.train(stop_after=4).teacher.state
+    assert before.learner.categories.others > 0
     workshop.sections = settings(**(kinds | changes))
     with workshop.training() as trainer:
         after = trainer.teacher.state
@@ -200,6 +204,38 @@ def test_settings_that_can_change_do(tmp_path: Path, changes: dict[str, Any]) ->
     assert list(served.codes) == list(workshop.sections["actions"]["types"])
     Ranker(snapshot).warm()
     assert workshop.digest() == workshop.digest(workshop.restored())
+
+
+@pytest.mark.parametrize("there", [None, 0])
+def test_a_version_from_before_there_were_categories_is_continued(
+    tmp_path: Path, there: int | None
+) -> None:
+    workshop = Workshop(tmp_path, settings(model={"categories": 0}))
+    workshop.tell(told(400, described=True))
+    workshop.train(stop_after=4)
+    assert Difference("model.categories", there, 9).migrates
+    assert not Difference("model.categories", 9, there or 0).migrates
+    workshop.sections = settings()
+    state = workshop.train().teacher.state
+    assert state.learner.categories.known
+    assert workshop.digest() == workshop.digest(workshop.restored())
+    assert not state.counters["batches_skipped"]
+
+
+def test_servers_get_the_categories_that_the_trainer_knows(whole: Workshop) -> None:
+    state, newest = whole.restored().teacher.state, whole.versions.latest()
+    assert newest is not None
+    rows = Snapshot.read(whole.versions, newest).slots["item"]
+    codes = state.learner.categories.codes(rows.keys_R)
+    assert rows.categories is not None
+    places = max(codes.shape[1], rows.categories.shape[1])
+    found, expected = (
+        torch.nn.functional.pad(part.int(), (0, places - part.shape[1]))
+        for part in (rows.categories, codes)
+    )
+    assert len(rows) == len(state.items) + 1
+    assert torch.equal(found, expected)
+    assert int((expected > 0).any(1).sum()) > 3
 
 
 def test_a_topic_that_was_made_again_is_refused(trained: Workshop) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from service.__main__ import app
-from service.commands.feed import World, WorldSettings
+from service.commands.feed import TOPICS, World, WorldSettings
 from service.commands.replay import CORES, replay_settings, seconds_of, speed_of
 from service.errors import InputError
 from service.streams import LocalStream
 
+ITEMS = [f"{topic}-{n}" for topic in TOPICS for n in range(1, 7)]
 SMALL = """
 [model]
 dim = 8
@@ -98,6 +100,28 @@ def test_an_interrupted_replay_resumes_and_trains_every_action_once(tmp_path: Pa
         assert running.wait(60) == 130, running.stderr.read()
     report = report_of(replay(*options, "--resume", "--json"))
     assert report["outcomes"]["trained"] == 2_000
+
+
+def test_a_file_of_items_is_known_before_the_first_action(tmp_path: Path) -> None:
+    file, data = actions_file(tmp_path / "a.csv", 600), tmp_path / "data"
+    (tmp_path / "small.toml").write_text(SMALL)
+    rows = [f"{item},{item.split('-')[0]}|all,{n % 2}" for n, item in enumerate(ITEMS)]
+    items = tmp_path / "items.csv"
+    items.write_text("\n".join(["item_id,groups,hidden", *rows, ",nothing,"]))
+    options = [file, "--data", data, "--items", items, "--categories-column", "groups"]
+    result = replay(*options, "--settings", tmp_path / "small.toml", "--json")
+    assert report_of(result)["outcomes"]["trained"] == 600
+    assert f"{items}: 1 rows left out: item is empty" in result.stderr
+    [*_, newest] = sorted((data / "versions" / "manifests").glob("*.json"))
+    manifest = json.loads(newest.read_text())
+    assert manifest["offsets"]["items"] == {"0": len(ITEMS)}
+    assert manifest["counters"]["items"] == len(ITEMS)
+    with closing(LocalStream(data / "stream")) as stream:
+        first = json.loads(stream.read("items", 0, 1, 1)[0].payload)
+    assert first == {"item": ITEMS[1], "at": 1000.0, "categories": ["jazz", "all"], "hidden": True}
+    assert report_of(replay(*options, "--resume", "--json"))["outcomes"]["trained"] == 600
+    refused = replay(*options, "--resume", "--speed", "9x")
+    assert refused.exit_code == 1
 
 
 def test_resuming_nothing_is_refused(tmp_path: Path) -> None:
