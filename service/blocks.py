@@ -86,6 +86,8 @@ class Block:
     """Where each event stood; empty in blocks that were not read from a stream."""
     described: list[Item] = field(default_factory=list)
     """What the block says of items, in its order: of several about one the last counts."""
+    shown_at: list[tuple[int, int]] = field(default_factory=list)
+    """Partition and offset of each impression; empty where nobody said."""
 
     def without(self, erased: Erased) -> "Block":
         """The block as if those records were not in it; they are counted, and leave no payload.
@@ -110,6 +112,7 @@ class Block:
             suspects=list(compress(self.suspects, kept_R)),
             erased=self.erased + gone,
             places=self.places.where(kept_T),
+            shown_at=list(compress(self.shown_at, kept_I)),
         )
 
 
@@ -130,6 +133,7 @@ class BlockBuilder:
         self._requests: list[str | None] = []
         self._items: list[Id] = []
         self._impressions: list[Impression] = []
+        self._shown_at: list[tuple[int, int]] = []
         self._rejected: list[Rejected] = []
         self._suspects: list[tuple[int, int]] = []
         self._described: list[Item] = []
@@ -178,6 +182,7 @@ class BlockBuilder:
             self._reject(record, source, error)
             return 0
         self._impressions.append(shown)
+        self._shown_at.append((source[1], record.offset))
         return at_ms
 
     def item(self, record: Record, source: Source, decode: Callable[[bytes], Any]) -> int:
@@ -209,6 +214,7 @@ class BlockBuilder:
             first_append_ms=min(self.append_ms, default=0),
             last_append_ms=max(self.append_ms, default=0),
             places=Places(*(np.array(column, np.int64) for column in self._places)),
+            shown_at=self._shown_at,
         )  # fmt: skip
 
     def _checked_time(self, at: float, append_ms: int) -> int:

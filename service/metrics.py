@@ -144,8 +144,18 @@ class TrainerMetrics(Metrics):
         )
         self.impressions_total = self._counter_of(
             "impressions_total", "Impressions read, by outcome of the join", "outcome",
-            "joined", "unusable",
+            "joined", "unusable", "replaced", "repeated", "late",
         )  # fmt: skip
+        self.joined_actions_total = self._counter_of(
+            "joined_actions_total", "Actions on impressions, by outcome of the join", "outcome",
+            "joined", "corrected", "again", "duplicate", "too_late", "orphan",
+        )  # fmt: skip
+        self.impressions_waiting = self._gauge(
+            "impressions_waiting", "Impressions that are open, or learned and correctable", "stage"
+        )
+        self.join_spilled_bytes = self._gauge(
+            "join_spilled_bytes", "Disk used by open impressions beyond trainer.join_memory_bytes"
+        )
         self.stream_lag_records = self._gauge(
             "stream_lag_records", "Records in the stream that the trainer has not learned yet"
         )

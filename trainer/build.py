@@ -8,6 +8,7 @@ import torch
 
 from service.action_types import ActionTypes
 from service.errors import SettingsError
+from service.histories.erased import Erased
 from service.histories.local import LocalHistories
 from service.histories.settings import HistorySettings
 from service.intake import Intake, IntakeSettings
@@ -27,7 +28,10 @@ from trainer.device import chosen
 from trainer.gate import Gate
 from trainer.gate_settings import GateSettings
 from trainer.inspection import Inspection
-from trainer.joiner import Joiner
+from trainer.joining import Joiner, JoinRules
+from trainer.joining.rereading import Source
+from trainer.joining.resuming import resume_joining, warn_of_short_retention
+from trainer.joining.waiting import Waiting
 from trainer.learner import Learner
 from trainer.loop import Trainer
 from trainer.migration import check, differences, migrated
@@ -82,8 +86,18 @@ class Plan:
             "histories": self.histories.model_dump(mode="json", include={"capacity"}),
         }
 
-    def fresh_state(self) -> State:
-        """Nothing learned yet. The same seed gives the same weights."""
+    def rules(self) -> JoinRules:
+        """How long what waits for what."""
+        seconds = (
+            self.trainer.join_seconds, self.trainer.correct_seconds, self.intake.max_future_seconds
+        )  # fmt: skip
+        return JoinRules(*(int(one * 1000) for one in seconds))
+
+    def fresh_state(self, joining: Path | None = None) -> State:
+        """Nothing learned yet. The same seed gives the same weights.
+
+        joining: folder of what the joiner does not hold in memory; without one it holds all.
+        """
         torch.manual_seed(self.trainer.seed)
         network = Network(
             self.model, len(self.types.types),
@@ -96,7 +110,7 @@ class Plan:
         )  # fmt: skip
         histories = LocalHistories(self.histories, budget)
         learner = Learner(network, table, self.trainer, self.device.torch)
-        joiner = Joiner(int(self.trainer.join_seconds * 1000))
+        joiner = Joiner(self.rules(), Waiting(joining, self.trainer.join_memory_bytes))
         return State(learner, histories, joiner, OriginalIds(), budget)
 
     def fresh_gate(self, learner: Learner, metrics: TrainerMetrics) -> Gate:
@@ -117,7 +131,7 @@ def build(
     ModelMismatch for a version of other settings, OffsetError if records are lost.
     """
     plan, metrics = Plan(settings), TrainerMetrics()
-    state = plan.fresh_state()
+    state = plan.fresh_state(inspection.parent / "join")
     gate = plan.fresh_gate(state.learner, metrics)
     rules = Rules(plan.tied(), plan.histories.capacity, plan.trainer)
     redis = redis_of(settings)
@@ -147,8 +161,19 @@ def build(
             stream, plan.intake, plan.types, start.offsets, manifest.watermark_ms,
             meta["largest_ms"],
         )  # fmt: skip
+        source = Source(
+            stream, plan.intake, plan.types, manifest.topic_ids, Erased.of(obeyed.erased)
+        )
+        lost = resume_joining(
+            state.joiner, part_of(tensors, "joiner"), manifest, source, start.offsets
+        )
+        if lost:
+            state.counters["join_lost"] += lost
         metrics.version.set(manifest.number)
         _log.info("resumed after version %d, block %d", manifest.number, manifest.block)
+    else:
+        state.joiner.begin(intake.offsets)
+    warn_of_short_retention(stream, state.joiner)
     cap = UserCap(plan.gate.user_floor, plan.gate.user_share)
     teacher = Teacher(state, plan.types, plan.trainer, metrics, Inspection(inspection), cap)
     teacher.observers.append(gate.observe)

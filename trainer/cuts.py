@@ -69,6 +69,8 @@ class Cut:
     metrics: dict[str, float]
     history_cursor: int
     orders: Orders
+    join_from: Offsets
+    """The first records that joining may still need."""
 
     def with_earlier(self, failed: "Cut") -> "Cut":
         """This cut after one whose version was never written, its delta having been put back."""

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,6 +30,7 @@ from trainer.negatives import NegativePool
 from trainer.objective import action_loss, next_item_loss
 from trainer.places import Places
 from trainer.popularity import Popularity
+from trainer.positions import PositionBias
 from trainer.seen import seen_mask
 from trainer.targets import TargetBatch
 
@@ -107,6 +109,7 @@ class Learner:
         self.categories = ItemCategories(network.categories)
         self.popularity = Popularity(network.settings.priors, device)
         self.pool = NegativePool(settings.pool_window, device)
+        self.positions = PositionBias(network.actions.out_features, device)
         self._dense = list(network.parameters())
         self._threads = ThreadPoolExecutor(thread_name_prefix="learner")
         prior = [network.prior, network.seen]
@@ -117,6 +120,7 @@ class Learner:
             [
                 {"params": dense, "lr": settings.learning_rate},
                 {"params": prior, "lr": settings.prior_learning_rate},
+                {"params": [self.positions.bias_AP], "lr": settings.prior_learning_rate},
                 # Last: the optimizer's state goes by numbers, and these came later.
                 *({"params": [p], "lr": settings.learning_rate} for p in named),
             ],
@@ -221,7 +225,8 @@ class Learner:
         return network.next_item(users_ND, vectors_SD) + prior_S + network.seen * seen_NS
 
     def learn_actions(self, batch: TargetBatch) -> Step:
-        """Train the action heads on shown items."""
+        """Train the action heads on shown items; the logits that are served lack what is added
+        here for the position and for negatives that were left out."""
         batch = sent(batch, self.device)
         keys = torch.cat([batch.seen.item_E, batch.item_R])
         places = Places.of(keys, self.items, self.categories)
@@ -234,9 +239,19 @@ class Learner:
         )
         encoded = self.network.encode(batch.seen.window(place_E), vectors_UD)
         logits_RA = self.network.action_logits(encoded, place_R, vectors_UD, batch.targets)
-        loss = self.settings.action_weight * action_loss(logits_RA, batch.label_RA)
-        rows_grad, *grads = torch.autograd.grad(loss, [own_UD, *self._dense], allow_unused=True)
-        return self._descend([loss.detach()], grads, rows_U, rows_grad)
+        logits_RA = logits_RA - math.log(self.settings.keep_negatives)
+        shown_P = self.positions.with_shown(batch.shown_P)
+        if self.settings.position_bias:
+            logits_RA = logits_RA + self.positions.logits(batch.position_R, shown_P)
+        alone = batch.shown_P.sum() == 0
+        loss = action_loss(logits_RA, batch.label_RA, batch.counted_RA, alone)
+        loss = self.settings.action_weight * (loss + self.positions.penalty())
+        weights = [own_UD, *self._dense, self.positions.bias_AP]
+        rows_grad, *grads = torch.autograd.grad(loss, weights, allow_unused=True)
+        step = self._descend([loss.detach()], grads, rows_U, rows_grad)
+        if step.trained:
+            self.positions.shown_P = shown_P
+        return step
 
     def observe(self, rows_N: Longs, now_ms: int) -> None:
         """Count the block's positives: only after it was scored and learned."""
@@ -255,14 +270,19 @@ class Learner:
         rows_U: Tensor,
         rows_grad: Tensor,
     ) -> Step:
-        """One step of every optimizer, unless anything is not finite: then nothing moves."""
+        """One step of every optimizer, unless anything is not finite: then nothing moves.
+
+        grads: of the dense weights in the order of `_dense`, and of the positions' biases, if they
+        are part of the step.
+        """
         norm = torch.nn.utils.get_total_norm([rows_grad, *(g for g in grads if g is not None)])
         # The one time in a step that the host waits for all of it.
         *parts, total = torch.stack([*losses, norm]).tolist()
         loss = math.fsum(parts)
         if not math.isfinite(loss) or not math.isfinite(total):
             return Step(loss, trained=False)
-        for parameter, grad in zip(self._dense, grads, strict=True):
+        moved = [*self._dense, self.positions.bias_AP]
+        for parameter, grad in zip_longest(moved, grads):
             parameter.grad = grad
         self.optimizer.step()
         self.items.update(rows_U.clamp(min=0), rows_grad)

@@ -35,6 +35,10 @@ class Measures:
             metrics.stream_lag_seconds.set(self._lag.seconds(records, position.last_append_ms))
         for topic, one in lag.items():
             metrics.stream_retention_margin_ratio.labels(topic).set(one.margin)
+        joiner = self._teacher.state.joiner
+        for stage, number in joiner.numbers().items():
+            metrics.impressions_waiting.labels(stage).set(number)
+        metrics.join_spilled_bytes.set(joiner.waiting.spilled_bytes)
         self._store()
 
     def _store(self) -> None:

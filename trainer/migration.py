@@ -10,7 +10,10 @@ from service.errors import ModelMismatch
 from trainer.learner import Learner
 from trainer.state import Tensors
 
-WIDER = ("actions.weight", "actions.bias", "categories.weight", "categories.keys")
+WIDER = (
+    "network/actions.weight", "network/actions.bias", "network/categories.weight",
+    "network/categories.keys", "positions/bias",
+)  # fmt: skip
 """Weights with one row per action type, or category: they may become more."""
 
 
@@ -60,14 +63,16 @@ def check(number: int, found: list[Difference]) -> None:
 def migrated(tensors: Tensors, learner: Learner) -> Tensors:
     """The tensors of a state, its action heads and categories widened to those of a fresh learner:
     heads of new action types and new categories start as if nothing had been learned."""
-    fresh = learner.network.state_dict(keep_vars=True)
+    weights = learner.network.state_dict(keep_vars=True)
+    fresh = {f"network/{name}": weight for name, weight in weights.items()}
+    fresh["positions/bias"] = learner.positions.bias_AP
     places = {id(p): i for i, p in enumerate(learner.parameters)}
     tensors = dict(tensors)
     for name in WIDER:
         if name not in fresh:
             continue
         weight = fresh[name].detach().cpu()
-        tensors[f"network/{name}"] = _widened(tensors.get(f"network/{name}", weight[:0]), weight)
+        tensors[name] = _widened(tensors.get(name, weight[:0]), weight)
         for moment in ("exp_avg", "exp_avg_sq"):
             key = f"optimizer/{places.get(id(fresh[name]))}.{moment}"
             if key in tensors:

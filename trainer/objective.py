@@ -10,7 +10,10 @@ Shapes: Q query rows, S distinct items of the shared set, D model width.
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import softplus
+
+FEWEST_TERMS = 64
+"""What corrections alone count as, at least: a single one is no batch."""
 
 
 def next_item_loss(logits_QS: Tensor, truth_Q: Tensor, occurrences_S: Tensor) -> Tensor:
@@ -26,6 +29,12 @@ def next_item_loss(logits_QS: Tensor, truth_Q: Tensor, occurrences_S: Tensor) ->
     return torch.logsumexp(weighted_QS, dim=1) - positive_Q1[:, 0]
 
 
-def action_loss(logits_RA: Tensor, label_RA: Tensor) -> Tensor:
-    """Mean binary cross-entropy of the actions that followed each shown item."""
-    return binary_cross_entropy_with_logits(logits_RA, label_RA)
+def action_loss(logits_RA: Tensor, label_RA: Tensor, counted_RA: Tensor, alone: Tensor) -> Tensor:
+    """Mean of `counted * softplus(logit) - label * logit` over the terms that are not zero: binary
+    cross-entropy, its negatives where they count, and corrections (`trainer.targets`).
+
+    alone: a flag, whether there is nothing but corrections.
+    """
+    terms_RA = counted_RA * softplus(logits_RA) - label_RA * logits_RA
+    terms = (counted_RA + label_RA > 0).sum()
+    return terms_RA.sum() / torch.where(alone, terms.clamp(min=FEWEST_TERMS), terms)

@@ -65,7 +65,7 @@ class Publisher:
         cut = Cut(
             state.cut(whole), whole, segment, self.gate.gather(state, position.watermark_ms),
             model, position, state.block, self.blocks, dict(state.counters), state.sizes(),
-            state.histories.cursor, orders,
+            state.histories.cursor, orders, state.joiner.join_from,
         )  # fmt: skip
         self.blocks = []
         cut = cut if failed is None else cut.with_earlier(failed[0])

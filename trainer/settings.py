@@ -21,6 +21,18 @@ class TrainerSettings(Section):
     pool_draws: int = Field(1_024, ge=0, description="negatives drawn from the pool per batch")
     action_weight: float = Field(1.0, ge=0, description="weight of the action heads' loss")
     join_seconds: float = Field(60.0, gt=0, description="how long an impression waits for actions")
+    correct_seconds: float = Field(
+        300.0, ge=0, description="after that: how long a late action still corrects it"
+    )
+    join_memory_bytes: int = Field(
+        2**26, ge=2**16, description="open impressions beyond this go to disk"
+    )
+    keep_negatives: float = Field(
+        1.0, gt=0, le=1, description="share of shown and not acted on items that is learned"
+    )
+    position_bias: bool = Field(
+        True, description="learn what the place in a list does, apart from the items"
+    )
     sweep_rows: int = Field(
         4_096, ge=1, description="rows and users looked at for expiry per block"
     )

@@ -20,7 +20,7 @@ from service.metrics import resident_bytes
 from service.store import Budget, EmbeddingTable, TableDelta
 from service.store.ids import OriginalIds
 from service.versions import RowIds
-from trainer.joiner import Joiner
+from trainer.joining import Joiner
 from trainer.learner import Learner
 
 Tensors = dict[str, Tensor]
@@ -147,6 +147,7 @@ class State:
             "network": {name: _copied(weight.detach()) for name, weight in weights.items()},
             "optimizer": _optimizer_state(learner.optimizer),
             "pool": learner.pool.state(),
+            "positions": learner.positions.state(),
             "joiner": self.joiner.state(),
             "histories": self.histories.state(),
             "collisions": {"ids": torch.tensor(self.ids.collisions)},
@@ -161,6 +162,7 @@ class State:
     ) -> None:
         """Become the state that returned `tensors` when histories had gained all `segments`.
 
+        All but the joiner, which is made again from the streams (`trainer.joining.rereading`).
         Raises ModelMismatch for another model's.
         """
         learner = self.learner
@@ -173,7 +175,7 @@ class State:
         learner.popularity.load(part_of(tensors, "popularity"))
         learner.pool.load(part_of(tensors, "pool"))
         learner.categories.load(part_of(tensors, "categories"))
-        self.joiner.load(part_of(tensors, "joiner"))
+        learner.positions.load(part_of(tensors, "positions"))
         self._load_ids(part_of(tensors, "ids"), int(tensors["collisions/ids"]))
         self.histories.load(part_of(tensors, "histories"), segments)
         self.block = block

@@ -19,16 +19,21 @@ from trainer.device import moved, placed
 from trainer.evaluation import Evaluation
 from trainer.examples import Batch, batches
 from trainer.inspection import Inspection
+from trainer.joining import Settled, Shown
 from trainer.learner import Scored, Step
+from trainer.sampling import Sampling
 from trainer.settings import TrainerSettings
 from trainer.state import State
 from trainer.stochastic_length import StochasticLength
-from trainer.targets import TargetBatch, target_batch
+from trainer.targets import TargetBatch, Targets
 from trainer.user_cap import UserCap
 
 UNKNOWN_ITEM = RESERVED_KEY + 1
 """Key, never given a row, of events whose item's hash belongs to another item."""
 
+
+ACTED = ("joined", "corrected", "again", "duplicate", "too_late", "orphan")
+"""What becomes of an action that is about an impression."""
 
 EVALUATE_EVERY = 4
 """Blocks of which one is scored for the hit rates."""
@@ -63,10 +68,16 @@ class Teacher:
         self.segments = SegmentLog()
         self.evaluation = Evaluation(state.learner, settings.evaluate_rows)
         self.observers: list[Callable[[Scoring], None]] = []
+        self.shown_observers: list[Callable[[list[Shown]], None]] = []
+        """Told of the impressions that are over before anything learns from them."""
         self._cap = cap
         on_cpu = state.learner.device.type == "cpu"
         self._threads = settings.threads if on_cpu else 1
         self._positive = np.array([kind.positive for kind in types.types.values()])
+        self._targets = Targets(
+            state.learner.network.settings.window, len(types.types),
+            Sampling(settings.keep_negatives, settings.seed), settings.row_budget,
+        )  # fmt: skip
 
     def teach(self, block: Block) -> None:
         """Learn a block. Each accepted action enters its user's history once, and is a loss term
@@ -74,8 +85,7 @@ class Teacher:
         state = self.state
         state.block += 1
         self._describe(block)
-        state.joiner.shown(block.impressions)
-        state.joiner.acted(block.events, block.requests)
+        state.joiner.take(block)
         accepted = self._next_items(block)
         gone = self._actions(block)
         self._forget(block, accepted, gone)
@@ -173,18 +183,35 @@ class Teacher:
     def _actions(self, block: Block) -> Longs:
         """Impressions whose time is over teach the action heads. Returns users who are forgotten:
         what a history teaches must not depend on where the sweep is."""
-        state, window = self.state, self.state.learner.network.settings.window
-        closed = state.joiner.close(block.watermark_ms)
-        asked = np.array([entry.user for entry in closed], np.int64)
+        state = self.state
+        settled = state.joiner.settle(block.offsets, block.watermark_ms)
+        for observer in self.shown_observers:
+            observer(settled.closed)
+        shown = [*settled.closed, *settled.late]
+        asked = np.array([entry.user for entry in shown], np.int64)
         gone = state.histories.expire_users(asked, block.watermark_ms)
-        batch = target_batch(closed, state.histories, window, len(self.types.types))
-        used = 0
-        if batch is not None:
-            self._note(state.learner.learn_actions(batch), "targets", len(batch.item_R), batch, 0)
-            used = len(batch.seen.events.offsets) - 1
-        self.metrics.impressions_total.labels("joined").inc(used)
-        self.metrics.impressions_total.labels("unusable").inc(len(closed) - used)
+        made, unusable = self._targets.batches(shown, state.histories)
+        for number, batch in enumerate(made):
+            self._note(
+                state.learner.learn_actions(batch), "targets", len(batch.item_R), batch, number
+            )
+        unlearned = [entry.key for entry in unusable if not entry.late]
+        state.joiner.give_up(unlearned)
+        self._count_joined(settled, len(unlearned))
         return gone
+
+    def _count_joined(self, settled: Settled, unusable: int) -> None:
+        """Tell what became of impressions, and of the actions that were about one."""
+        counts, told = settled.counts, self.metrics.impressions_total
+        shown = {name: counts[name] for name in ("repeated", "late", "replaced")}
+        shown |= {"joined": len(settled.closed) - unusable, "unusable": unusable}
+        for outcome, number in shown.items():
+            told.labels(outcome).inc(number)
+        for outcome in ACTED:
+            self.metrics.joined_actions_total.labels(outcome).inc(counts[outcome])
+        of_all = {f"impressions_{name}": number for name, number in shown.items()}
+        of_all |= {f"joined_{outcome}": counts[outcome] for outcome in ACTED}
+        self.state.counters.update({name: number for name, number in of_all.items() if number})
 
     def _forget(self, block: Block, accepted: Accepted, gone: Longs) -> None:
         """Rows and users past their time-to-live leave, a bounded number per block."""

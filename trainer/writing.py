@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from service.blocks import Offsets
 from service.errors import VersionError
 from service.streams import Stream
 from service.versions import Checkpoint, Draft, Manifest, Snapshot, VersionDirectory, fold
@@ -174,10 +175,6 @@ class Writer:
         return self._rules.settings.base_every
 
     def _manifest(self, cut: Cut, candidate: Candidate, step: str | None) -> Manifest:
-        offsets = {
-            topic: {str(p): offset for p, offset in partitions.items()}
-            for topic, partitions in cut.position.offsets.items()
-        }
         parent, verdict = number_of(self._parent), candidate.verdict
         return Manifest(
             number=self.number,
@@ -185,7 +182,7 @@ class Writer:
             created_at=time.time(),
             watermark_ms=cut.position.watermark_ms,
             block=cut.block,
-            offsets=offsets,
+            offsets=_written(cut.position.offsets),
             topic_ids=cut.position.topic_ids,
             blocks=cut.blocks,
             settings=self._rules.tied,
@@ -196,6 +193,7 @@ class Writer:
             held=verdict.held,
             decisions=cut.orders.generation,
             precision=verdict.precision,
+            join_from=_written(cut.join_from),
         )
 
 
@@ -203,3 +201,11 @@ def _appended(position: Position) -> dict[str, float]:
     """When the oldest record that this version adds was appended."""
     first_ms = position.first_append_ms
     return {FIRST_APPEND: first_ms / 1000} if first_ms else {}
+
+
+def _written(offsets: Offsets) -> dict[str, dict[str, int]]:
+    """Offsets as manifests have them: JSON's keys are strings."""
+    return {
+        topic: {str(p): offset for p, offset in partitions.items()}
+        for topic, partitions in offsets.items()
+    }

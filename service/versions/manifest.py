@@ -65,7 +65,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     the file that turns the snapshot of version `snapshot_parent` into this one's: usually the last
     of the chain, and beside it where this version has a base of its own. `held` says why servers
     must not have it, `decisions` how many of the operators' decisions the trainer knew, and
-    `precision` what was quantized: dense tensors, and rows as `slots/NAME`.
+    `precision` what was quantized: dense tensors, and rows as `slots/NAME`. `join_from` are the
+    first records that a trainer has to reread, for impressions that wait or can be corrected.
     """
 
     number: Count
@@ -89,6 +90,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     held: str | None = None
     decisions: Count = 0
     precision: dict[str, str] = msgspec.field(default_factory=dict)
+    join_from: dict[str, dict[str, Count]] = msgspec.field(default_factory=dict)
 
     def part(self, name: str) -> list[str]:
         """The file names of one of PARTS, in the order they were written or shared."""

@@ -27,7 +27,7 @@ from tests.trainer.workshop import START_MS, Told, Workshop, settings, told
 from trainer.build import Plan
 from trainer.examples import Batch, asking, ends_of
 from trainer.folding import folded
-from trainer.joiner import Open
+from trainer.joining import Shown
 from trainer.learner import Scored
 from trainer.state import State
 from trainer.targets import TargetBatch, target_batch
@@ -94,7 +94,7 @@ def state_at(plan: Plan, versions: VersionDirectory, number: int) -> State:
 
 @torch.inference_mode()
 def replayed(
-    state: State, histories: LocalHistories, entries: Sequence[Open], at_ms: int
+    state: State, histories: LocalHistories, entries: Sequence[Shown], at_ms: int
 ) -> tuple[Tensor, Tensor]:
     """Next-item scores [R] and action logits [R, A] of everything shown, by the trainer's code."""
     network, items = state.learner.network, state.items
@@ -171,7 +171,7 @@ def test_a_thousand_logged_requests_score_the_same_in_the_trainer(tmp_path: Path
     for number, shown in by_version.items():
         snapshot = Snapshot.read(workshop.versions, number)
         entries = [
-            Open(round(one.at * 1000), key_of(one.user), list(map(key_of, one.items)), one.history)
+            Shown(round(one.at * 1000), key_of(one.user), list(map(key_of, one.items)), one.history)
             for one in shown
         ]
         next_R, logits_RA = replayed(

@@ -22,7 +22,7 @@ from service.model.ranker import CodesOf, Ranker, described
 from service.settings import Settings
 from trainer.build import Plan
 from trainer.inspection import Inspection
-from trainer.joiner import Open
+from trainer.joining import Shown
 from trainer.snapshots import snapshot_of
 from trainer.state import State
 from trainer.targets import TargetBatch, target_batch
@@ -185,13 +185,13 @@ def test_shown_items_are_learned_with_the_chances_that_a_server_gave_them(tmp_pa
     for block in earlier:
         server.follow(block)
         teacher.teach(block)
-    served: list[tuple[Open, Histories]] = []
+    served: list[tuple[Shown, Histories]] = []
     for user in (*range(12), 999):
         history = server.read(user)
         shown = [501 + user, 502, 7, 502]
         saw = int(history.count_B[0])
         at_ms = last.watermark_ms - 3_000_000
-        served.append((Open(at_ms, user, shown, saw), history))
+        served.append((Shown(at_ms, user, shown, saw), history))
     restarts = server.restarts
     server.follow(last)  # later actions must not leak into what the scoring saw
     teacher.teach(last)

@@ -36,15 +36,18 @@ def erased(trainer: Trainer, who: Erased) -> None:
 def test_nothing_that_is_kept_by_user_is_left_in_the_state(workshop: Workshop) -> None:
     workshop.tell(told(600))
     trainer = workshop.train(stop_after=6)
-    joiner = trainer.teacher.state.joiner
-    user = next(iter(joiner.open.values())).user
-    others = {request: entry for request, entry in joiner.open.items() if entry.user != user}
+    waiting = trainer.teacher.state.joiner.waiting
+    (user,) = waiting.rows("SELECT user FROM shown WHERE stage = 0")[0]
+    others = waiting.rows("SELECT * FROM shown WHERE user <> ?", user)
     neighbour = of_user(trainer, (user + 1) % 20).tolist()
     assert len(of_user(trainer, user))
     erased(trainer, Erased.of({user: LATER_MS}))
     assert len(of_user(trainer, user)) == 0
     assert of_user(trainer, (user + 1) % 20).tolist() == neighbour != []
-    assert joiner.open == others != {}
+    assert waiting.rows("SELECT * FROM shown") == others != []
+    for table in ("named", "loose"):
+        users = {one for (one,) in waiting.rows(f"SELECT user FROM {table}")}
+        assert user not in users != set()
 
 
 def test_learned_weights_and_rows_stay_as_they_are(workshop: Workshop) -> None:
@@ -54,7 +57,7 @@ def test_learned_weights_and_rows_stay_as_they_are(workshop: Workshop) -> None:
     erased(trainer, EVERYTHING)
     after = trainer.teacher.state.tensors()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed <= {"joiner/open"}
+    assert changed <= {"joiner/facts"}
 
 
 def test_kept_batches_go_for_they_do_not_say_whose_they_are(workshop: Workshop) -> None:
@@ -142,7 +145,9 @@ def test_a_trainer_that_starts_obeys_with_its_next_version(workshop: Workshop) -
     assert workshop.versions.manifest(newest + 1).decisions == generation
     assert workshop.users() == [user for user in range(20) if user != USER]
     restored = workshop.restored()
-    assert USER not in [entry.user for entry in restored.teacher.state.joiner.open.values()]
+    waiting = restored.teacher.state.joiner.waiting
+    users = {user for (user,) in waiting.rows("SELECT user FROM shown")}
+    assert USER not in users != set()
     digest = workshop.digest()
     workshop.train()
     assert workshop.versions.numbers() == [newest + 1]  # once

@@ -10,7 +10,7 @@ from service.settings import Settings
 from tests.trainer.workshop import START_MS, settings
 from trainer.build import Plan
 from trainer.examples import Batch, batches
-from trainer.joiner import Open
+from trainer.joining import Shown
 from trainer.learner import Scored
 from trainer.settings import TrainerSettings
 from trainer.state import State
@@ -45,7 +45,7 @@ def batch(threads: int = 1) -> list[Batch]:
 def targets() -> TargetBatch:
     histories = LocalHistories(HistorySettings(capacity=64))
     histories.append(events(), START_MS)
-    closed = [Open(START_MS + 9000, user, [1, 2, 6], 2, {2: 1}) for user in (1, 3)]
+    closed = [Shown(START_MS + 9000, user, [1, 2, 6], 2, {2: 1}) for user in (1, 3)]
     made = target_batch(closed, histories, 16, 5)
     assert made is not None
     return made

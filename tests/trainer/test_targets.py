@@ -5,7 +5,7 @@ import pytest
 
 from service.histories.local import Events, LocalHistories
 from service.histories.settings import HistorySettings
-from trainer.joiner import Open
+from trainer.joining import Shown
 from trainer.targets import TargetBatch, target_batch
 
 WINDOW, TYPES = 8, 5
@@ -28,7 +28,7 @@ def histories() -> LocalHistories:
     return LocalHistories(HistorySettings(ttl_seconds=None, capacity=64))
 
 
-def targets(histories: LocalHistories, *closed: Open) -> TargetBatch | None:
+def targets(histories: LocalHistories, *closed: Shown) -> TargetBatch | None:
     return target_batch(closed, histories, WINDOW, TYPES)
 
 
@@ -39,7 +39,7 @@ def seen_by(batch: TargetBatch, impression: int) -> list[int]:
 
 def test_a_target_sees_what_its_scoring_saw(histories: LocalHistories) -> None:
     append(histories, 1, range(10), at_ms=0)
-    batch = targets(histories, Open(at_ms=20_000, user=1, items=[7, 8, 9], history=10))
+    batch = targets(histories, Shown(at_ms=20_000, user=1, items=[7, 8, 9], history=10))
     assert batch is not None
     assert seen_by(batch, 0) == list(range(2, 10))  # start(9) = 2 for a window of 8
     assert batch.seen.before_ms_E.tolist() == [1000 * i for i in range(1, 9)]
@@ -55,7 +55,7 @@ def test_what_the_user_did_afterwards_never_leaks(
 ) -> None:
     append(histories, 1, range(10), at_ms=0)
     append(histories, 1, range(10, 40), at_ms=20_000)
-    batch = targets(histories, Open(at_ms=20_000, user=1, items=[11, 12], history=said))
+    batch = targets(histories, Shown(at_ms=20_000, user=1, items=[11, 12], history=said))
     assert batch is not None
     assert seen_by(batch, 0) == list(range(2, 10))
 
@@ -65,7 +65,7 @@ def test_a_new_user_is_asked_about_with_an_empty_history(
     histories: LocalHistories, said: int | None
 ) -> None:
     append(histories, 1, range(3), at_ms=20_000)
-    batch = targets(histories, Open(at_ms=20_000, user=1, items=[5], history=said))
+    batch = targets(histories, Shown(at_ms=20_000, user=1, items=[5], history=said))
     assert batch is not None
     assert seen_by(batch, 0) == []
     assert batch.targets.limit.tolist() == [0]
@@ -74,9 +74,9 @@ def test_a_new_user_is_asked_about_with_an_empty_history(
 def test_histories_that_are_gone_or_overwritten_are_passed_over(histories: LocalHistories) -> None:
     append(histories, 1, range(80), at_ms=0)
     append(histories, 2, range(10), at_ms=0)
-    overwritten = Open(at_ms=90_000, user=1, items=[1], history=12)
-    forgotten = Open(at_ms=90_000, user=3, items=[1], history=5)
-    held = Open(at_ms=90_000, user=2, items=[4], history=6)
+    overwritten = Shown(at_ms=90_000, user=1, items=[1], history=12)
+    forgotten = Shown(at_ms=90_000, user=3, items=[1], history=5)
+    held = Shown(at_ms=90_000, user=2, items=[4], history=6)
     assert targets(histories, overwritten, forgotten) is None
     batch = targets(histories, overwritten, held, forgotten)
     assert batch is not None
@@ -86,15 +86,15 @@ def test_histories_that_are_gone_or_overwritten_are_passed_over(histories: Local
 
 def test_the_oldest_history_that_is_still_held_is_used(histories: LocalHistories) -> None:
     append(histories, 1, range(80), at_ms=0)  # 16 .. 79 are held
-    batch = targets(histories, Open(at_ms=90_000, user=1, items=[1], history=24))
+    batch = targets(histories, Shown(at_ms=90_000, user=1, items=[1], history=24))
     assert batch is not None
     assert seen_by(batch, 0) == list(range(16, 24))
     assert batch.seen.before_ms_E.tolist()[:2] == [-1, 16_000]  # the one before has left the ring
 
 
 def test_labels_are_the_actions_that_followed_on_each_item(histories: LocalHistories) -> None:
-    first = Open(at_ms=0, user=1, items=[7, 8], history=0, acted={8: 0b10010, 9: 1})
-    second = Open(at_ms=0, user=2, items=[9], history=0, acted={9: 0b1})
+    first = Shown(at_ms=0, user=1, items=[7, 8], history=0, acted={8: 0b10010, 9: 1})
+    second = Shown(at_ms=0, user=2, items=[9], history=0, acted={9: 0b1})
     batch = targets(histories, first, second)
     assert batch is not None
     assert batch.item_R.tolist() == [7, 8, 9]

@@ -191,7 +191,7 @@ class Workshop:
 
 
 def digest(state: State, users: list[int], watermark_ms: int) -> str:
-    """SHA-256 over key-sorted live state: every tensor, counter and live history.
+    """SHA-256 over key-sorted live state: every tensor, counter, open impression and live history.
 
     A user whose time is over is gone, whether or not the sweep has been there.
     """
@@ -199,6 +199,7 @@ def digest(state: State, users: list[int], watermark_ms: int) -> str:
     for name, tensor in sorted(state.tensors().items()):
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         sha.update(tensor.contiguous().numpy().tobytes())
+    sha.update(repr(state.joiner.waiting.contents()).encode())
     for columns in _live(state.histories, users, watermark_ms):
         sha.update(columns.tobytes())
     return sha.hexdigest()
