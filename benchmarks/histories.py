@@ -25,9 +25,10 @@ from benchmarks.report import CheckFailed, Figure
 from service.action_types import ActionTypes
 from service.actions import Action, key_of, partition_of
 from service.histories.local import LocalHistories
+from service.histories.redis.rules import Rules
 from service.histories.redis.store import HistoryStore
 from service.histories.redis.values import history_of
-from service.histories.redis.writer import HistoryWriter, Rules
+from service.histories.redis.writer import HistoryWriter
 from service.histories.settings import HistorySettings
 from service.histories.starting import TOPIC, alone, intake_after
 from service.intake import IntakeSettings

@@ -422,6 +422,7 @@ class HistoryMetrics(Metrics):
             "watermark_seconds", "Event time up to which the stream is believed complete"
         )
         self.redis_up = self._gauge("redis_up", "1 while Redis answers this process")
+        self.redis_up.set(1)
 
 
 class Readings:

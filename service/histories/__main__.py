@@ -12,16 +12,13 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
-from service.action_types import ActionTypes
-from service.errors import FreshetError, SettingsError
+from service.errors import FreshetError
+from service.histories.redis.rules import Rules
 from service.histories.redis.store import HistoryStore
-from service.histories.redis.writer import HistoryWriter, Rules
-from service.histories.settings import HistorySettings
-from service.intake import IntakeSettings
+from service.histories.redis.writer import HistoryWriter
 from service.logs import add_log_options, log_uncaught, start_logging
 from service.metrics import HistoryMetrics
 from service.redis.connection import connect
-from service.redis.settings import redis_of
 from service.secrets import read_secret_files
 from service.settings import Settings
 from service.streams import open_stream
@@ -49,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _write(options: argparse.Namespace, stop: threading.Event) -> None:
     settings, metrics = Settings.load(options.settings), HistoryMetrics()
-    rules = rules_of(settings)
+    rules = Rules.of(settings)
     if options.metrics_port:
         metrics.serve(options.metrics_host, options.metrics_port)
     with (
@@ -58,22 +55,6 @@ def _write(options: argparse.Namespace, stop: threading.Event) -> None:
     ):
         store = HistoryStore(client, rules.redis.prefix, rules.histories)
         HistoryWriter(stream, versions_of(settings, options.data), store, rules, metrics).run(stop)
-
-
-def rules_of(settings: Settings) -> Rules:
-    """The sections that decide what the writer does. Raises SettingsError without [redis]."""
-    redis = redis_of(settings)
-    if redis is None:
-        raise SettingsError(
-            "the settings have no section [redis], nor the environment an address: histories then "
-            "live in every server; add the section, or do not start this process"
-        )
-    return Rules(
-        settings.section("actions", ActionTypes),
-        settings.section("intake", IntakeSettings),
-        settings.section("histories", HistorySettings),
-        redis,
-    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,9 +14,10 @@ from service.action_types import ActionTypes
 from service.actions import Action, key_of, partition_of
 from service.histories.local import Histories, LocalHistories
 from service.histories.redis.progress import Progress
+from service.histories.redis.rules import Rules
 from service.histories.redis.store import HistoryStore
 from service.histories.redis.values import history_of
-from service.histories.redis.writer import HistoryWriter, Rules
+from service.histories.redis.writer import HistoryWriter
 from service.histories.settings import HistorySettings
 from service.histories.starting import TOPIC, alone, intake_after
 from service.intake import IntakeSettings

@@ -7,28 +7,24 @@ and nothing counts twice: a record that a value contains already changes nothing
 import logging
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
-from service.action_types import ActionTypes
 from service.blocks import Block
-from service.errors import FreshetError, OffsetError, StreamError, VersionError
+from service.errors import FreshetError, StreamError, VersionError
 from service.histories.erased import Erased
+from service.histories.redis.beginning import Beginning, progress_of
 from service.histories.redis.progress import Progress
 from service.histories.redis.reducer import Changed, Placed, Reducer, source_of
-from service.histories.redis.seeding import seed
+from service.histories.redis.rules import Rules
 from service.histories.redis.store import HistoryStore
 from service.histories.rings import Longs
-from service.histories.settings import HistorySettings
-from service.histories.starting import TOPIC, alone, intake_after, newest_histories
-from service.intake import Intake, IntakeSettings
+from service.histories.starting import TOPIC
+from service.intake import Intake
 from service.metrics import HistoryMetrics
 from service.redis.connection import RedisAway, RedisDenied
-from service.redis.settings import RedisSettings
 from service.streams import Stream
-from service.versions import Manifest, VersionDirectory
+from service.versions import VersionDirectory
 
 log = logging.getLogger(__name__)
 
@@ -40,16 +36,6 @@ USERS_AT_ONCE = 1024
 
 class ContentsLost(FreshetError):
     """Redis holds less than it did: it was emptied, or came back from an older copy."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """The settings of all sections that decide what histories are."""
-
-    types: ActionTypes
-    intake: IntakeSettings
-    histories: HistorySettings
-    redis: RedisSettings
 
 
 class HistoryWriter:
@@ -65,6 +51,7 @@ class HistoryWriter:
     ) -> None:
         self._stream, self._directory, self._store = stream, directory, store
         self._rules, self._metrics = rules, metrics
+        self._beginning = Beginning(stream, directory, store, rules, metrics)
         self._reducer = Reducer(rules.histories)
         self._erased = Erased.of({})
         self._obeyed = 0
@@ -84,7 +71,7 @@ class HistoryWriter:
             except (RedisAway, ContentsLost, StreamError, VersionError, OSError) as error:
                 if isinstance(error, RedisDenied) and not self._worked:
                     raise
-                self._complain(error)
+                self._complain(error, "histories stand still until this is over")
                 stop.wait(self._rules.redis.retry_seconds)
 
     def _follow(self, stop: threading.Event) -> None:
@@ -94,7 +81,7 @@ class HistoryWriter:
         self._erased, self._obeyed = Erased.of({}), 0
         self._obey()
         topic_id = self._stream.topic_id(TOPIC)
-        intake, progress = self._begin(topic_id)
+        intake, progress = self._beginning.of(topic_id, self._erased, self._obeyed)
         self._recovered()
         source_P = self._sources(topic_id)
         while not stop.is_set():
@@ -110,65 +97,17 @@ class HistoryWriter:
             self._metrics.history_records_total.inc(block.records)
             self._metrics.history_write_seconds.observe(time.monotonic() - began)
 
-    # How it begins
-
-    def _begin(self, topic_id: str) -> tuple[Intake, Progress]:
-        progress = self._store.progress(topic_id)
-        if progress is not None:
-            try:
-                return self._resumed(progress), progress
-            except OffsetError as error:
-                log.error("the log does not go on where the histories in Redis end: %s", error)
-        return self._seeded(topic_id)
-
-    def _resumed(self, progress: Progress) -> Intake:
-        """The log from where the values end; partitions that are new from their first record."""
-        offsets = {
-            partition: progress.offsets.get(partition, self._stream.bounds(TOPIC, partition)[0])
-            for partition in range(self._stream.partitions(TOPIC))
-        }
-        largest_ms = {f"{TOPIC}:{p}": at_ms for p, at_ms in progress.largest_ms.items()}
-        settings, types = alone(self._rules.intake), self._rules.types
-        intake = Intake(
-            self._stream, settings, types, {TOPIC: offsets}, progress.watermark_ms, largest_ms,
-            merged=False,
-        )  # fmt: skip
-        log.info("histories in Redis are continued", extra={"fields": {"offsets": offsets}})
-        return intake
-
-    def _seeded(self, topic_id: str) -> tuple[Intake, Progress]:
-        found, users = newest_histories(self._directory), 0
-        manifest = found[0] if found else None
-        intake = self._intake_after(manifest)
-        if found is not None:
-            ends, settings = _ends(found[0], topic_id), self._rules.histories
-            watermark_ms = found[0].watermark_ms
-            users = seed(self._store, settings, found[1], watermark_ms, ends, self._erased)
-        progress = self._progress(intake, Progress.new_epoch())
-        self._store.begin(topic_id, progress)
-        self._metrics.history_seeded_total.inc(users)
-        fields = {"users": users, "version": manifest and manifest.number}
-        log.info("histories in Redis begin anew", extra={"fields": fields})
-        return intake, progress
-
-    def _intake_after(self, manifest: Manifest | None) -> Intake:
-        settings, types = alone(self._rules.intake), self._rules.types
-        try:
-            return intake_after(self._stream, settings, types, manifest)
-        except OffsetError as error:
-            # Another log than the one that was trained on: better its history than none.
-            log.error("the log does not go on where the version ends: %s", error)
-            return intake_after(self._stream, settings, types, None)
-
     def _sources(self, topic_id: str) -> Longs:
         partitions = range(self._stream.partitions(TOPIC))
         return np.array([source_of(topic_id, partition) for partition in partitions], np.int64)
 
-    # What it does with a block
-
     def _write(self, block: Block, source_P: Longs, topic_id: str, progress: Progress) -> None:
         """Put a block into its users' values. Users whose value someone else changed meanwhile are
-        read again: another writer may be at work, and both end with the same values."""
+        read again: another writer may be at work, and both end with the same values.
+
+        First the log is synced: a power loss must not take back what a position says is contained.
+        """
+        self._stream.sync()
         kept = block.without(self._erased)
         placed, read = Placed.of(kept, source_P), len(kept.events)
         known = duplicates = 0
@@ -203,8 +142,6 @@ class HistoryWriter:
         for outcome, events in counted.items():
             self._metrics.history_events_total.labels(outcome).inc(events)
 
-    # How far it is
-
     def _check(self, topic_id: str, progress: Progress) -> None:
         """Asked after values were read, and before they are written: they are not those of a Redis
         that lost some. Raises ContentsLost."""
@@ -213,17 +150,11 @@ class HistoryWriter:
             raise ContentsLost("Redis holds less than it did; its histories are made anew")
 
     def _advance(self, topic_id: str, intake: Intake, progress: Progress) -> Progress:
-        progress = self._progress(intake, progress.epoch)
+        progress = progress_of(intake, progress.epoch, self._obeyed)
         if not self._store.advance(topic_id, progress):
             raise ContentsLost("Redis was emptied; its histories are made anew")
         self._metrics.watermark_seconds.set(progress.watermark_ms / 1000)
         return progress
-
-    def _progress(self, intake: Intake, epoch: str) -> Progress:
-        largest_ms = {
-            int(name.rpartition(":")[2]): at_ms for name, at_ms in intake.largest_ms.items()
-        }
-        return Progress(epoch, intake.offsets[TOPIC], largest_ms, intake.watermark_ms, self._obeyed)
 
     def _look(self, topic_id: str, intake: Intake, progress: Progress) -> Progress:
         """What is looked at every second, whether or not there are records."""
@@ -231,7 +162,7 @@ class HistoryWriter:
         try:
             self._obey()
         except (VersionError, OSError) as error:
-            self._complain(error)
+            self._complain(error, "the operators' decisions cannot be read")
         else:
             self._recovered()
         ends = (self._stream.bounds(TOPIC, p)[1] - o for p, o in intake.offsets[TOPIC].items())
@@ -258,15 +189,13 @@ class HistoryWriter:
             again_M = np.isin(erased.user_M, self._swap(erased.user_M, old, changed))
             erased = Erased(erased.user_M[again_M], erased.before_ms_M[again_M])
 
-    # What it says
-
-    def _complain(self, error: Exception) -> None:
+    def _complain(self, error: Exception, said: str) -> None:
         what = _kind(error)
         self._metrics.history_failures_total.labels(what).inc()
         if what == "redis":
             self._metrics.redis_up.set(0)
         if self._trouble != what:
-            log.error("histories stand still until this is over: %s", error)
+            log.error("%s: %s", said, error)
         self._trouble = what
 
     def _recovered(self) -> None:
@@ -283,11 +212,3 @@ def _kind(error: Exception) -> str:
     if isinstance(error, ContentsLost):
         return "contents"
     return "stream" if isinstance(error, StreamError) else "versions"
-
-
-def _ends(manifest: Manifest, topic_id: str) -> Mapping[int, int]:
-    """By source, where a version ends in this log."""
-    if manifest.topic_ids.get(TOPIC) != topic_id:
-        return {}
-    ends = manifest.next_offsets().get(TOPIC, {})
-    return {source_of(topic_id, partition): offset for partition, offset in ends.items()}
