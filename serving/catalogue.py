@@ -5,7 +5,8 @@ nothing) and applied between two requests. An item costs about 60 bytes and its 
 feature that can be asked for; a set of categories, however many items have it, about 400.
 
 Shapes: P places of items, in the order in which they came but for those of deleted ones, which are
-taken again; S sets of categories; M items of a block, X deleted ones; R rows of the served version.
+taken again; S sets of categories, B those in the order of their logits; M items of a block, X
+deleted ones; R rows of the served version.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,8 +27,8 @@ from service.items import Item, Scalar
 from service.model.ids import IdStep, ItemIds
 from service.model.ranker import CodesOf, Ranker
 from service.versions import RowIds
-from serving.category_sets import CategorySets
-from serving.shown import keep_rows, mask_rows, newest, shown_places
+from serving.category_sets import NO_CATEGORY, CategorySets
+from serving.shown import NOBODY, count_unseen, keep_rows, mask_rows, newest_unseen, shown_places
 
 ALWAYS_MS, NEVER_MS = 2**62, -(2**62)
 """Times until which an item may be returned, where no time was given: always, or hidden."""
@@ -73,18 +74,24 @@ class Catalogue:
         self.sets = CategorySets()
         self._index = key_index()
         self._set, self._until_ms = Reserved(np.int32), Reserved(np.int64)
+        """Of a place without an item NOBODY and ALWAYS_MS."""
         self._row = Reserved(np.int32)
         """Of the served version; 0 where it has none, and at places without an item."""
         self._features = Reserved(np.int64, max(len(self.features), 1))
         self._ids = ItemIds.of(None, 0)
         self._limited = 0
         """Items that are hidden or will expire, or did."""
-        self.unseen = 0
-        """Items that the served version has no row for."""
+        self._seen = 0
+        """Items that the served version has a row for."""
 
     def __len__(self) -> int:
         """Items that something is known of."""
         return len(self._index)
+
+    @property
+    def unseen(self) -> int:
+        """Items that the served version has no row for."""
+        return len(self) - self._seen
 
     @property
     def nbytes(self) -> int:
@@ -111,16 +118,20 @@ class Catalogue:
         freed_X = self._index.remove(torch.from_numpy(step.deleted_X)).numpy()
         freed_X = freed_X[freed_X >= 0]
         places_M = self._index.insert(torch.from_numpy(step.keys_M))[0].numpy()
-        end = self._index.rows_end
+        first, end = self._set.length, self._index.rows_end
         until_ms, row, sets = (c.extend(end) for c in (self._until_ms, self._row, self._set))
-        until_ms[freed_X], row[freed_X], sets[freed_X] = NEVER_MS, 0, 0
+        until_ms[first:], sets[first:] = ALWAYS_MS, NOBODY
+        changed_N = np.union1d(freed_X, places_M)
+        self._limited -= int((until_ms[changed_N] < ALWAYS_MS).sum())
+        self._seen -= int((row[freed_X] > 0).sum())
+        until_ms[freed_X], row[freed_X], sets[freed_X] = ALWAYS_MS, 0, NOBODY
         until_ms[places_M] = step.until_ms_M
+        self._limited += int((until_ms[changed_N] < ALWAYS_MS).sum())
         sets[places_M] = [self.sets.number(names) for names in step.sets]
         if self.features:
             features_PF = self._features.extend(end).reshape(-1, len(self.features))
             features_PF[places_M] = step.features.reshape(-1, len(self.features))
         self._ids.apply(step.ids, freed_X, places_M, end)
-        self._limited = int((until_ms < ALWAYS_MS).sum()) - (end - len(self._index))
         self.link(ranker, step.keys_M)
 
     def link(self, ranker: Ranker | None, keys_N: Longs | None = None) -> None:
@@ -131,9 +142,11 @@ class Catalogue:
             keys_N = keys_N[keys_N != RESERVED_KEY]
         places_N = self.places(keys_N)
         keys_N, places_N = keys_N[places_N >= 0], places_N[places_N >= 0]
-        row = self._row.flat
-        row[places_N] = 0 if ranker is None else ranker.rows(keys_N).numpy()
-        self.unseen = len(self) - int((row > 0).sum())
+        keys_U, first_U = np.unique(keys_N, return_index=True)
+        row, places_U = self._row.flat, places_N[first_U]
+        self._seen -= int((row[places_U] > 0).sum())
+        row[places_U] = 0 if ranker is None else ranker.rows(keys_U).numpy()
+        self._seen += int((row[places_U] > 0).sum())
 
     def places(self, keys_N: Longs) -> Longs:
         """Where items stand, -1 for those of which nothing is known."""
@@ -165,7 +178,7 @@ class Catalogue:
 
         def codes(keys_N: Longs) -> Tensor:
             places_N = self.places(keys_N)
-            sets_N = np.where(places_N < 0, 0, self._set.flat[places_N])
+            sets_N = np.where(places_N < 0, NO_CATEGORY, self._set.flat[places_N])
             return self.sets.codes(categories)[sets_N]
 
         return codes
@@ -199,16 +212,16 @@ class Catalogue:
         if not self.unseen:
             return np.zeros(0, np.int64)
         able_P = np.ones(self._index.rows_end, np.uint8) if shown_P is None else shown_P.copy()
-        able_P[self._row.flat > 0] = 0
-        able_P[self._index.keys().numpy() == RESERVED_KEY] = 0
         places_E = self.places(excluded_E)
         able_P[places_E[places_E >= 0]] = 0
-        sets_P, best_S = self._set.flat, logit_S.argsort(descending=True, stable=True).numpy()
-        held_S = np.bincount(sets_P[able_P > 0], minlength=len(self.sets))[best_S]
-        quota_S = np.zeros(len(self.sets), np.int64)
-        quota_S[best_S] = np.clip(count - (held_S.cumsum() - held_S), 0, held_S)
+        columns = able_P, self._row.flat, self._set.flat
+        held_S, quota_S = np.zeros((2, len(self.sets)), np.int64)
+        count_unseen(*columns, held_S)
+        best_S, sets_P = logit_S.argsort(descending=True, stable=True).numpy(), self._set.flat
+        held_B = held_S[best_S]
+        quota_S[best_S] = np.clip(count - (held_B.cumsum() - held_B), 0, held_B)
         found = np.empty(int(quota_S.sum()), np.int64)
-        newest(able_P, sets_P, quota_S, found)
+        newest_unseen(*columns, quota_S, found)
         rank_S = np.empty(len(best_S), np.int64)
         rank_S[best_S] = np.arange(len(best_S))
         places: Longs = found[np.argsort(rank_S[sets_P[found]], kind="stable")]

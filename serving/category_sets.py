@@ -15,12 +15,15 @@ from kernels.key_index import RESERVED_KEY
 from service.actions import key_of
 from service.model.categories import NOTHING, OTHER, SLOTS, Categories
 
+NO_CATEGORY = 0
+"""The empty set."""
+
 
 class CategorySets:
     """Numbers by set, in the order in which they came. None is ever forgotten."""
 
     def __init__(self) -> None:
-        self._number: dict[tuple[str, ...], int] = {(): 0}
+        self._number: dict[tuple[str, ...], int] = {(): NO_CATEGORY}
         self._with: dict[str, list[int]] = {}
         """Sets that hold a category, by its name."""
         self._told: Categories | None = None

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+NOBODY = -1
+"""The set of a place without an item."""
+
 
 @njit(cache=True, nogil=True)
 def shown_places(
@@ -17,7 +20,7 @@ def shown_places(
     (values_F; 0: any)."""
     width = len(values_F)
     for p in range(len(shown)):
-        shown[p] = until_ms[p] > at_ms and wanted_S[sets[p]]
+        shown[p] = sets[p] != NOBODY and until_ms[p] > at_ms and wanted_S[sets[p]]
         for f in range(width):
             if values_F[f] and features[p * width + f] != values_F[f]:
                 shown[p] = 0
@@ -41,14 +44,23 @@ def keep_rows(row: Any, shown: Any, logit: Any, before: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def newest(able: Any, sets: Any, quota: Any, found: Any) -> None:
-    """The last places that are able, as many of each set as its quota, the last one first."""
+def count_unseen(able: Any, row: Any, sets: Any, held: Any) -> None:
+    """Adds how many items of each set are able and have no row."""
+    for p in range(len(able)):
+        if able[p] and row[p] == 0 and sets[p] != NOBODY:
+            held[sets[p]] += 1
+
+
+@njit(cache=True, nogil=True)
+def newest_unseen(able: Any, row: Any, sets: Any, quota: Any, found: Any) -> None:
+    """The last places that are able and have no row, as many of each set as its quota, the last one
+    first."""
     used = 0
     for back in range(len(able)):
-        p = len(able) - 1 - back
         if used == len(found):
             return
-        if able[p] and quota[sets[p]] > 0:
+        p = len(able) - 1 - back
+        if able[p] and row[p] == 0 and sets[p] != NOBODY and quota[sets[p]] > 0:
             quota[sets[p]] -= 1
             found[used] = p
             used += 1

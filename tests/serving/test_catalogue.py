@@ -86,7 +86,9 @@ class Plain:
             return False
         if set(wanted.without) & set(one.categories):
             return False
-        return all(one.features.get(n) == value for n, value in wanted.features.items())
+        found = [one.features.get(name) for name in wanted.features]
+        asked = list(wanted.features.values())  # True is not 1 here, as it is in Python
+        return [(type(v), v) for v in found] == [(type(v), v) for v in asked]
 
     def score(self, item: Id) -> float:
         categories = list(dict.fromkeys(self.items[item].categories)) if item in self.items else []
