@@ -8,6 +8,7 @@ sent again with the same ids until it is. A process of its own, so that its cost
 
 import asyncio
 import itertools
+import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -61,9 +62,14 @@ class Generator:
         self._sites = [Site(port) for port in plan.ports]
         self._turn = itertools.cycle(range(len(self._sites)))
         self._running: set[asyncio.Task[None]] = set()
+        self._over = False
 
     async def run(self) -> None:
-        """Send everything that is due in the plan's time, and wait for the answers."""
+        """Send everything that is due in the plan's time, and wait for the answers.
+
+        On SIGTERM nothing more is due.
+        """
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._finish)
         plan, start = self.plan, time.monotonic() + 0.2
         end = start + plan.seconds
         works = (
@@ -81,12 +87,17 @@ class Generator:
             site.close()
         self.sent.cpu_seconds = time.process_time()
 
+    def _finish(self) -> None:
+        self._over = True
+
     async def _each(
         self, times: Iterable[float], work: Callable[[float], Coroutine[None, None, None]]
     ) -> None:
         for due in times:
             if (wait := due - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
+            if self._over:
+                return
             task = asyncio.create_task(work(due))
             self._running.add(task)
             task.add_done_callback(self._done)
@@ -173,7 +184,7 @@ class Generator:
         rate, made = self.plan.actions_per_second * self.plan.direct, 0
         for tick in itertools.count(1):
             due = start + tick * TICK_SECONDS
-            if due > end or not rate:
+            if due > end or not rate or self._over:
                 return
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             count = int((due - start) * rate) - made

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,8 +57,8 @@ class Site:
     stream: Stream
     trainer: Child
     servers: list[Child]
-    others: Mapping[str, int]
-    """Process ids of what is not Freshet's, by name."""
+    broker: Broker | None = None
+    redis: RedisServer | None = None
     writer: Child | None = None
     """Of the histories in Redis."""
 
@@ -66,8 +66,12 @@ class Site:
     def pids(self) -> dict[str, int]:
         """Every process, by name."""
         servers = {f"server {n}": one.pid for n, one in enumerate(self.servers, 1)}
-        writer = {"histories": self.writer.pid} if self.writer else {}
-        return {"trainer": self.trainer.pid, **servers, **writer, **self.others}
+        others = {"histories": self.writer, "kafka": self.broker, "redis": self.redis}
+        return {
+            "trainer": self.trainer.pid,
+            **servers,
+            **{name: other.pid for name, other in others.items() if other is not None},
+        }
 
     @property
     def lag(self) -> int:
@@ -128,10 +132,17 @@ class Load:
         """What it did."""
         return Sent.read(self._result)
 
+    def finish(self) -> Sent:
+        """Let nothing more be due, wait for the answers, and return what was done."""
+        if self.running:
+            self._process.terminate()
+            self._process.wait()
+        assert not self.running
+        return self.sent
+
     def end(self) -> None:
         """End it at once if it still runs."""
-        if self._process.poll() is None:
-            self._process.terminate()
+        self._process.kill()
         self._process.wait()
 
 
@@ -140,23 +151,24 @@ def started(plan: Plan, shape: Shape, past: int) -> Iterator[tuple[Site, Plan]]:
     """A stack that has learned a past and is ready, and the plan with the ports of its servers."""
     with ExitStack() as stack:
         root = stack.enter_context(tempfile.TemporaryDirectory(prefix="freshet-stack-"))
-        folder, settings, others = DataFolder(Path(root)), dict(shape.settings), dict[str, int]()
+        folder, settings = DataFolder(Path(root)), dict(shape.settings)
+        broker = redis = None
+        if shape.kafka == OWN:
+            broker = stack.enter_context(Broker(folder.root / "kafka"))
         if shape.kafka:
-            servers = shape.kafka
-            if servers == OWN:
-                broker = stack.enter_context(Broker(folder.root / "kafka"))
-                servers, others["kafka"] = broker.servers, broker.pid
-            settings["kafka"] = {"servers": servers, "prefix": f"load{os.getpid()}."}
+            address = broker.servers if broker else shape.kafka
+            settings["kafka"] = {"servers": address, "prefix": f"load{os.getpid()}."}
         if shape.redis:
             redis = stack.enter_context(RedisServer(folder.root / "redis"))
-            settings["redis"], others["redis"] = {"url": redis.url}, redis.pid
+            settings["redis"] = {"url": redis.url}
         write_settings(folder.settings, overlay(SETTINGS, settings))
         stream = stack.enter_context(
             closing(open_stream(Settings.load(folder.settings), folder.root))
         )
         progress(f"a past of {past:,} actions")
         append_past(stream, plan, past)
-        site = Site(folder, stream, stack.enter_context(folder.trainer(free_port())), [], others)
+        trainer = stack.enter_context(folder.trainer(free_port()))
+        site = Site(folder, stream, trainer, [], broker, redis)
         if shape.redis:
             site.writer = stack.enter_context(_writer(folder))
         wait_until(lambda: site.drained, site)

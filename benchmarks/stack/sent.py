@@ -77,13 +77,11 @@ class Sent:
         """What was written."""
         with np.load(path) as arrays:
             refused, again, ranked, cpu_seconds = arrays["counts"].tolist()
-            found = cls(
-                *(
-                    [tuple(row) for row in arrays[name].tolist()]
-                    for name in ("posts", "rankings", "probes", "seen")
-                ),
-                accepted=arrays["accepted"].tolist(),
+            posts, rankings, probes, seen = (
+                [tuple(row) for row in arrays[name].tolist()]
+                for name in ("posts", "rankings", "probes", "seen")
             )
+            found = cls(posts, rankings, probes, seen, arrays["accepted"].tolist())
         found.refused, found.again, found.ranked = int(refused), int(again), int(ranked)
         found.cpu_seconds = cpu_seconds
         return found
