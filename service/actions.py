@@ -84,9 +84,12 @@ def partition_of(user: Id, partitions: int) -> int:
     It is the one that Kafka's own clients choose for the key `stream_key(user)`, so a producer in
     any language may write to the same topic.
     """
-    if partitions == 1:
-        return 0
-    return (murmur2(stream_key(user)) & 0x7FFFFFFF) % partitions
+    return partition_of_key(stream_key(user), partitions)
+
+
+def partition_of_key(key: bytes, partitions: int) -> int:
+    """The partition of a record's key, as Kafka's default partitioner chooses it."""
+    return 0 if partitions == 1 else (murmur2(key) & 0x7FFFFFFF) % partitions
 
 
 @lru_cache(maxsize=2**17)

@@ -123,6 +123,14 @@ class Intake:
         return offsets
 
     @property
+    def at_end(self) -> bool:
+        """Whether all that the streams held at this call has been handed out."""
+        return all(
+            p.head is None and self._stream.drained(p.topic, p.number, p.next_offset)
+            for p in self._partitions
+        )
+
+    @property
     def largest_ms(self) -> dict[str, int]:
         """Largest event time handed out per partition, as `topic:partition`: the merge's state."""
         return {f"{p.topic}:{p.number}": p.largest_ms for p in self._partitions}

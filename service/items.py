@@ -5,7 +5,7 @@ Evolution follows the rules of `service.actions`.
 
 import msgspec
 
-from service.actions import Id, id_problem, murmur2, time_problem
+from service.actions import Id, id_problem, time_problem
 
 MAX_CATEGORIES = 32
 MAX_CATEGORY_BYTES = 128
@@ -74,11 +74,6 @@ def text_problem(text: str, most_bytes: int) -> str | None:
 def item_key(item: Id) -> bytes:
     """The key of an item's records: its id as JSON, so that 7 and "7" are two items."""
     return msgspec.json.encode(item)
-
-
-def partition_of_item(key: bytes, partitions: int) -> int:
-    """The partition of a record key, as Kafka's own clients choose it."""
-    return 0 if partitions == 1 else (murmur2(key) & 0x7FFFFFFF) % partitions
 
 
 def of_tombstone(key: bytes) -> Item:

@@ -6,7 +6,6 @@ again when it is read (`service.intake`).
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -21,7 +20,6 @@ from service.actions import (
     Impression,
     id_problem,
     key_of,
-    partition_of,
     stream_key,
     time_problem,
 )
@@ -31,7 +29,6 @@ from service.items import (
     Scalar,
     check_item,
     item_key,
-    partition_of_item,
 )
 from service.streams.protocol import Stream
 from serving.messages import RejectedRecord
@@ -185,15 +182,8 @@ def read_items(body: bytes, rules: Rules, now: float, meter: Meter) -> Batch[Ite
 
 def append_by_item(stream: Stream, topic: str, records: Iterable[Item]) -> None:
     """Append every record to its item's partition under its key, as `append_by_user` does."""
-    partitions = stream.partitions(topic)
-    payloads: dict[int, list[bytes]] = defaultdict(list)
-    keys: dict[int, list[bytes]] = defaultdict(list)
-    for record in records:
-        key = item_key(record.item)
-        partition = partition_of_item(key, partitions)
-        payloads[partition].append(_encode(record))
-        keys[partition].append(key)
-    stream.append_all(topic, payloads, keys)
+    some = list(records)
+    stream.append_keyed(topic, list(map(_encode, some)), [item_key(one.item) for one in some])
 
 
 def append_by_user(stream: Stream, topic: str, records: Iterable[Action | Impression]) -> None:
@@ -202,14 +192,8 @@ def append_by_user(stream: Stream, topic: str, records: Iterable[Action | Impres
     Raises StreamError or OSError; then some partitions may have taken theirs, and the sender
     should repeat the whole batch: an action with an `id` counts once.
     """
-    partitions = stream.partitions(topic)
-    payloads: dict[int, list[bytes]] = defaultdict(list)
-    keys: dict[int, list[bytes]] = defaultdict(list)
-    for record in records:
-        partition = partition_of(record.user, partitions)
-        payloads[partition].append(_encode(record))
-        keys[partition].append(stream_key(record.user))
-    stream.append_all(topic, payloads, keys)
+    some = list(records)
+    stream.append_keyed(topic, list(map(_encode, some)), [stream_key(one.user) for one in some])
 
 
 _encode = msgspec.json.Encoder().encode

@@ -16,7 +16,7 @@ from service.errors import OffsetError, StreamError, VersionError
 from service.histories.erased import Erased, erase_from
 from service.histories.local import Histories
 from service.histories.segments import Segment
-from service.histories.starting import alone, intake_after, newest_histories
+from service.histories.starting import TOPIC, alone, intake_after, intake_again, newest_histories
 from service.intake import Intake, IntakeSettings
 from service.metrics import ServingMetrics
 from service.streams import Stream
@@ -60,6 +60,8 @@ class HistoryFollower:
         self._decisions_seconds = serving.poll_seconds
         self._poll_seconds = serving.history_poll_seconds
         self._records = serving.history_records
+        self._topic_id = ""
+        """Of the log that is followed."""
         self._woken = threading.Event()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="histories", daemon=True)
@@ -92,19 +94,38 @@ class HistoryFollower:
                 self._obey()
             try:
                 block = intake.block(self._records, wait_seconds=0.0)
+                if block is None and (self.caught_up.is_set() or intake.at_end):
+                    self.caught_up.set()
+            except OffsetError as error:
+                self._complain(error)
+                intake = self._again(intake)
+                continue
             except StreamError as error:
                 self._complain(error)
                 continue
             if block is not None:
                 self._apply(block.without(self._erased))
             else:
-                self.caught_up.set()
                 self._woken.wait(self._poll_seconds)
+
+    def _again(self, before: Intake) -> Intake | None:
+        """The log as it is now, where it is no longer the one that was followed."""
+        while not self._stopped:
+            try:
+                again = intake_again(
+                    self._stream, self._intake_settings, self._types, before, self._topic_id
+                )
+                self._topic_id = self._stream.topic_id(TOPIC)
+                return again
+            except StreamError as error:
+                self._complain(error)
+        return None
 
     def _begin(self, manifest: Manifest | None) -> Intake | None:
         """The log from where the restored histories end; None when stopped before it was there."""
         while not self._stopped:
             try:
+                self._topic_id = self._stream.topic_id(TOPIC)
                 return intake_after(self._stream, self._intake_settings, self._types, manifest)
             except OffsetError as error:
                 # Another log than the one that was trained on: better its history than none.

@@ -1,6 +1,7 @@
 """`freshet demo`: a product whose tastes turn, and a Freshet beside it that keeps up."""
 
 import contextlib
+import secrets
 import shutil
 import tempfile
 import time
@@ -25,6 +26,7 @@ from service.commands.summary import Summary
 from service.commands.view import DemoView
 from service.settings import Settings
 from service.streams import open_stream
+from service.streams.kafka.settings import kafka_settings
 
 ACTIONS_PER_SECOND = 2_000
 CHANGE_EVERY_SECONDS = 15.0
@@ -38,6 +40,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "serving": {"log_impressions": False},  # the feed says itself what was shown
 }
 """What the demo sets: a model that two cores train and serve side by side."""
+
+
+def demo_settings() -> dict[str, dict[str, Any]]:
+    """What the demo sets. Where the environment names Kafka, its actions go to topics of their own,
+    never to those that a product's servers use."""
+    if kafka_settings(Settings()) is None:
+        return SETTINGS
+    prefix = f"freshet-demo-{secrets.token_hex(4)}."
+    return {**SETTINGS, "kafka": {"prefix": prefix, "partitions": 1}}
 
 
 @dataclass(frozen=True)
@@ -73,12 +84,13 @@ def run_demo(
     ready, begin to show lists; 5. watch, and show one user's ranking before and after an action;
     6. stop feed, server and trainer. Raises ProcessError when one of them fails.
     """
-    write_settings(folder.settings, SETTINGS)
+    settings = demo_settings()
+    write_settings(folder.settings, settings)
     world, server_port = World(WorldSettings(seed=seed)), free_port(port)
     with (
         folder.trainer(free_port()) as trainer,
         folder.server(server_port) as server,
-        closing(open_stream(Settings(SETTINGS), folder.root)) as stream,
+        closing(open_stream(Settings(settings), folder.root)) as stream,
         Client(f"http://127.0.0.1:{server_port}") as client,
         closing(Simulation(world, stream, client, ACTIONS_PER_SECOND)) as simulation,
     ):

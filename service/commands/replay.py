@@ -18,15 +18,17 @@ from service.commands.processes import Child, ProcessError, free_port
 from service.commands.report import Report, Work
 from service.commands.settings_file import overlay
 from service.commands.view import ReplayView
-from service.errors import InputError
+from service.errors import InputError, StreamError
 from service.items import Item, item_key
 from service.settings import Settings
 from service.streams import Stream, open_stream
+from service.streams.kafka.settings import kafka_settings
 
 TOPIC, ITEMS = "actions", "items"
 CORES = len(os.sched_getaffinity(0))
 BATCH = 10_000
 LOOK_SECONDS = 0.5
+READ_SECONDS = 30.0
 DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 SPEED = re.compile(r"(\d+(?:\.\d+)?)x?")
@@ -53,6 +55,7 @@ def replay_settings(
 ) -> dict[str, Any]:
     """The settings of a replay: what the action file implies, and a file of items, under what the
     file `base` says."""
+    given = Settings.load(base)
     implied = {
         "stream": {"partitions": 1},
         "actions": {"types": {name: {"positive": True, "weight": 1.0} for name in types}},
@@ -66,7 +69,11 @@ def replay_settings(
         # A file of the past is no flood, and in many one user makes half a block.
         "gate": {"user_share": 1.0},
     }
-    return overlay(implied, Settings.load(base).to_dict())
+    sections = overlay(implied, given.to_dict())
+    if kafka_settings(given) is not None:
+        # A file is one sequence, and its times are those of the past.
+        sections = overlay(sections, {"kafka": {"partitions": 1, "timestamps": "producer"}})
+    return sections
 
 
 class Replay:
@@ -92,6 +99,7 @@ class Replay:
         with closing(open_stream(settings, self._folder.root)) as stream:
             done = self._held(stream)
             self._describe(stream)
+            self._folder.end.parent.mkdir(parents=True, exist_ok=True)
             self._folder.end.unlink(missing_ok=True)
             with self._folder.trainer(free_port(), "--until-end") as trainer:
                 for stop in self._due(done, speed):
@@ -111,12 +119,17 @@ class Replay:
 
     def _held(self, stream: Stream) -> int:
         """How many rows of the table the stream holds. Raises InputError if they are others."""
+        if stream.partitions(TOPIC) != 1:
+            raise InputError(
+                f"topic {TOPIC} has {stream.partitions(TOPIC)} partitions, and a replay fills one: "
+                "let it make a topic of its own (another --data, or another kafka.prefix)"
+            )
         _, end = stream.bounds(TOPIC, 0)
-        last = [record.payload for record in stream.read(TOPIC, 0, end - 1, 1)] if end else []
+        last = [_read(stream, end - 1)] if end else []
         if last != self._table.payloads(end - 1, end)[: len(last)] or end > len(self._table):
             raise InputError(
                 f"{self._folder.root} holds {end} actions that are not the first of this file; "
-                "resume with the same file and options, or choose another --data"
+                "resume with the same file and options, or choose another --data or kafka.prefix"
             )
         return end
 
@@ -159,3 +172,13 @@ class Replay:
         if time.monotonic() - self._looked >= LOOK_SECONDS:
             self._looked = time.monotonic()
             self._view.advance(appended, trainer.look())
+
+
+def _read(stream: Stream, offset: int) -> bytes:
+    """The payload of the record at an offset. Raises StreamError where it does not come."""
+    deadline = time.monotonic() + READ_SECONDS
+    while not (found := stream.read(TOPIC, 0, offset, 1)):
+        if time.monotonic() > deadline:
+            raise StreamError(f"record {offset} of {TOPIC}/0 was not read in {READ_SECONDS:.0f} s")
+        time.sleep(0.01)
+    return found[0].payload

@@ -102,14 +102,13 @@ class Simulation:
     def _append(self, count: int) -> None:
         now = time.time()
         drawn = self._world.draw(count)
-        self._stream.append(
+        self._stream.append_keyed(
             "actions",
-            0,
             [
                 msgspec.json.encode(Action(user=user, item=item, action="click", at=now))
                 for user, item in drawn
             ],
-            keys=[stream_key(user) for user, _ in drawn],
+            [stream_key(user) for user, _ in drawn],
         )
         self.appended += count
 

@@ -48,3 +48,18 @@ def intake_after(
         raise OffsetError(f"version {manifest.number} learned topic {trained}, here is {found}")
     offsets, watermark_ms = manifest.next_offsets(), manifest.watermark_ms
     return Intake(stream, settings, types, offsets, watermark_ms, merged=False)
+
+
+def intake_again(
+    stream: Stream, settings: IntakeSettings, types: ActionTypes, before: Intake, topic_id: str
+) -> Intake:
+    """The log after it was no longer the one that `before` read: from where that stood, as far as
+    this is in the log; partitions that are new, and a topic that was made again (it was
+    `topic_id`), from their first record."""
+    if stream.topic_id(TOPIC) != topic_id:
+        return Intake(stream, settings, types, merged=False)
+    offsets: dict[int, int] = {}
+    for partition in range(stream.partitions(TOPIC)):
+        low, end = stream.bounds(TOPIC, partition)
+        offsets[partition] = min(max(before.offsets[TOPIC].get(partition, low), low), end)
+    return Intake(stream, settings, types, {TOPIC: offsets}, before.watermark_ms, before.largest_ms)

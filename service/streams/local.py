@@ -11,6 +11,7 @@ from pydantic import Field
 from service.errors import StreamError
 from service.settings import Section
 from service.streams.frames import bodies
+from service.streams.keyed import dealt
 from service.streams.partition import Partition
 from service.streams.protocol import Lag, Record, lag_of
 from service.streams.syncer import Syncer
@@ -83,15 +84,17 @@ class LocalStream:
         self._syncer.notice()
         return offset
 
-    def append_all(
+    def append_keyed(
         self,
         topic: str,
-        records: Mapping[int, Sequence[bytes]],
-        keys: Mapping[int, Sequence[bytes]],
+        payloads: Sequence[bytes],
+        keys: Sequence[bytes],
+        append_ms: int | Sequence[int] | None = None,
     ) -> None:
-        """As Stream.append_all."""
-        for partition, payloads in records.items():
-            self.append(topic, partition, payloads, keys=keys[partition])
+        """As Stream.append_keyed."""
+        shares = dealt(payloads, keys, append_ms, self.partitions(topic))
+        for partition, share in shares.items():
+            self.append(topic, partition, share.payloads, share.append_ms, share.keys)
 
     def read(self, topic: str, partition: int, offset: int, max_records: int) -> list[Record]:
         """As Stream.read. The CRC of every frame is checked."""

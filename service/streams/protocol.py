@@ -67,16 +67,16 @@ class Stream(Protocol):
         """
         ...
 
-    def append_all(
+    def append_keyed(
         self,
         topic: str,
-        records: Mapping[int, Sequence[bytes]],
-        keys: Mapping[int, Sequence[bytes]],
+        payloads: Sequence[bytes],
+        keys: Sequence[bytes],
+        append_ms: int | Sequence[int] | None = None,
     ) -> None:
-        """Append the payloads of several partitions, with their keys, side by side.
+        """Append every payload to the partition of its key, those of a partition in their order.
 
-        Returns when all of them are in the log. Raises StreamError where some are not; others may
-        be.
+        As `append`, but partitions are on their own: after an error some may have taken theirs.
         """
         ...
 

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from service.action_types import ActionTypes
+from service.actions import partition_of_key
 from service.blocks import Block
 from service.intake import Intake, IntakeSettings
 from service.items import (
@@ -20,7 +21,6 @@ from service.items import (
     check_item,
     item_key,
     of_tombstone,
-    partition_of_item,
 )
 from service.streams import LocalStream, LocalStreamSettings, Record
 
@@ -122,8 +122,8 @@ def test_a_key_of_plain_text_names_an_item_too() -> None:
 
 def test_seven_and_its_text_have_two_keys_and_partitions_are_kafka_s() -> None:
     assert item_key(7) != item_key("7")
-    assert partition_of_item(b"i9", 1) == 0
-    assert 0 <= partition_of_item(item_key("i9"), 8) < 8
+    assert partition_of_key(b"i9", 1) == 0
+    assert 0 <= partition_of_key(item_key("i9"), 8) < 8
 
 
 def test_items_travel_without_what_they_do_not_say() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from service.actions import partition_of_key
 from service.client import RequestError
-from service.items import Item, item_key, partition_of_item
+from service.items import Item, item_key
 from service.metrics import Readings
 from service.streams import LocalStream
 from tests.serving.conftest import ITEMS, Publisher, Site
@@ -145,7 +146,7 @@ def test_records_of_an_item_lie_in_one_partition_whatever_wrote_them(
         for partition in range(3):
             for record in stream.read("items", partition, 0, 100):
                 item = msgspec.json.decode(record.payload, type=Item).item
-                assert partition_of_item(item_key(item), 3) == partition
+                assert partition_of_key(item_key(item), 3) == partition
 
 
 def test_a_version_gives_a_row_to_an_item_that_was_found_without_one(

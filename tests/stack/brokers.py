@@ -45,8 +45,8 @@ PROPERTIES = {
     "controller.listener.names": "CONTROLLER",
     "inter.broker.listener.name": "PLAINTEXT",
     "listener.security.protocol.map": (
-        "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT,"
-        "SASL_SSL:SASL_SSL"
+        "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT,SSL:SSL,"
+        "SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL"
     ),
     "auto.create.topics.enable": "false",
     "offsets.topic.replication.factor": "1",
@@ -82,8 +82,10 @@ class BrokerError(RuntimeError):
 class Broker:
     """A broker of its own on free ports; `folder` holds its data, its settings and its log.
 
-    `listeners` are further ones: name (SSL, SASL_SSL, SASL_PLAINTEXT) -> a free port is chosen, see
-    `address`. `properties` are further lines of its settings.
+    `listeners` are further ones: SSL, SASL_SSL, SASL_PLAINTEXT or PROXIED; each gets a free port,
+    see `address`. What stands in `advertised` before the start tells a listener's clients to come
+    by another port. `properties` are further lines of its settings, `users` name and password of
+    those who come by SCRAM.
     """
 
     def __init__(
@@ -91,8 +93,11 @@ class Broker:
         folder: Path,
         properties: Mapping[str, str] | None = None,
         listeners: tuple[str, ...] = (),
+        users: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
+        self.advertised: dict[str, int] = {}
+        self._users = dict(users or {})
         self._ports = {name: free_port() for name in ("PLAINTEXT", "CONTROLLER", *listeners)}
         self._more = dict(properties or {})
         self._process: subprocess.Popen[bytes] | None = None
@@ -168,14 +173,24 @@ class Broker:
             "log.dirs": str(self.folder / "data"),
             "controller.quorum.voters": f"1@{self.address('CONTROLLER')}",
             "listeners": ",".join(f"{name}://{self.address(name)}" for name in self._ports),
+            "advertised.listeners": ",".join(
+                f"{name}://127.0.0.1:{self.advertised.get(name, port)}"
+                for name, port in self._ports.items()
+                if name != "CONTROLLER"
+            ),
             **self._more,
         }
         properties = self.folder / "server.properties"
         properties.write_text("".join(f"{key}={value}\n" for key, value in lines.items()))
+        scram = [
+            f"--add-scram={mechanism}=[name={name},password={password}]"
+            for name, password in self._users.items()
+            for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512")
+        ]
         done = subprocess.run(
             self._java(
                 "kafka.tools.StorageTool", "format", "-t", "ZnJlc2hldC1zdGFjay10ZQ",
-                "-c", str(properties),
+                "-c", str(properties), *scram,
             ),
             capture_output=True, text=True, check=False,
         )  # fmt: skip

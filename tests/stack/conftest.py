@@ -1,6 +1,8 @@
 """Real servers, started once for all tests that need them."""
 
+import gc
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,27 @@ import pytest
 from service.streams.kafka.settings import KafkaSettings
 from service.streams.kafka.stream import KafkaStream
 from tests.stack.brokers import Broker, BrokerError
+from tests.stack.proxies import Proxy
 from tests.stack.redises import RedisError, RedisServer
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """kafka-python leaves sockets that did not connect to the garbage collector, which warns of
+    them whenever it comes to them."""
+    left = pytest.mark.filterwarnings(
+        "ignore:Exception ignored in. <(socket|ssl):pytest.PytestUnraisableExceptionWarning"
+    )
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(left)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_unconfigure() -> None:
+    """Collect what was left before pytest itself does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @dataclass(frozen=True)
@@ -35,6 +57,34 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker | Given]:
         pytest.fail(str(error), pytrace=False)
     yield broker
     broker.kill()
+
+
+@dataclass(frozen=True)
+class Harmed:
+    """A broker that tests may kill and pause, and the network before it that they may cut; each
+    leaves both as it found them. `servers` goes through that network."""
+
+    broker: Broker
+    network: Proxy
+
+    @property
+    def servers(self) -> str:
+        """The address behind the network that can be cut."""
+        return f"127.0.0.1:{self.network.port}"
+
+
+@pytest.fixture(scope="session")
+def harmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harmed]:
+    """A broker to harm; always one of our own."""
+    broker = Broker(tmp_path_factory.mktemp("harmed"), listeners=("PROXIED",))
+    with Proxy(int(broker.address("PROXIED").split(":")[1])) as network:
+        broker.advertised["PROXIED"] = network.port
+        try:
+            broker.start()
+        except BrokerError as error:
+            pytest.fail(str(error), pytrace=False)
+        yield Harmed(broker, network)
+        broker.kill()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from service.action_types import ActionTypes
 from service.blocks import Block
 from service.errors import StreamError
 from service.intake import Intake, IntakeSettings
-from service.streams import LocalStream
+from service.streams import Stream
 from tests.trainer.workshop import Workshop, told
 from trainer import loop
 from trainer.reading import AHEAD, ReadAhead
@@ -29,8 +29,8 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def intake_of(stream: LocalStream) -> Intake:
-    return Intake(stream, IntakeSettings(), ActionTypes())
+def intake_of(stream: Stream) -> Intake:
+    return Intake(stream, IntakeSettings(topics=("actions", "impressions")), ActionTypes())
 
 
 def place(block: Block) -> tuple[object, ...]:

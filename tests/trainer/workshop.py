@@ -16,7 +16,7 @@ from service.histories.local import LocalHistories
 from service.histories.segments import segments_of
 from service.items import Item
 from service.settings import Settings
-from service.streams import LocalStream, Stream
+from service.streams import Stream, open_stream
 from service.versions import Checkpoint, VersionDirectory
 from trainer.build import build
 from trainer.loop import Trainer
@@ -132,14 +132,14 @@ class Workshop:
     def versions(self) -> VersionDirectory:
         return VersionDirectory(self.root / "versions")
 
-    def stream(self) -> LocalStream:
-        return LocalStream(self.root / "stream")
+    def stream(self) -> Stream:
+        return open_stream(Settings(self.sections), self.root)
 
     def tell(self, story: Told) -> None:
         with closing(self.stream()) as stream:
             story.to_stream(stream)
 
-    def build(self, stream: LocalStream) -> Trainer:
+    def build(self, stream: Stream) -> Trainer:
         return build(Settings(self.sections), stream, self.versions, self.root / "skipped")
 
     @contextmanager

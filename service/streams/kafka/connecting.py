@@ -1,5 +1,6 @@
 """How a client of kafka-python is made: addresses, TLS, SASL; and what its errors mean here."""
 
+import logging
 import os
 import threading
 import time
@@ -10,10 +11,13 @@ from typing import Any, Generic, TypeVar
 from kafka.errors import (
     AuthorizationError,
     KafkaError,
+    KafkaTimeoutError,
     SaslAuthenticationFailedError,
     UnsupportedVersionError,
 )
 from kafka.net.compat import KafkaNetClient
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
 
 from service.errors import SettingsError, StreamError
 from service.streams.kafka.settings import (
@@ -30,6 +34,11 @@ PAUSE_SECONDS = 0.5
 """How long after a failed attempt to connect the next one is made; until then it counts for all."""
 
 Client = TypeVar("Client")
+
+
+# The client tells every attempt while brokers are away; what matters of it is in our own errors.
+if logging.getLogger("kafka").level == logging.NOTSET:
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
 def options(settings: KafkaSettings) -> dict[str, Any]:
@@ -92,15 +101,32 @@ def _connected(kind: Callable[..., Client], made: dict[str, Any]) -> Client:
     inner: list[KafkaNetClient] = []
 
     def client(**configs: Any) -> KafkaNetClient:
-        inner.append(KafkaNetClient(**configs))
+        net = NetworkSelector(**configs)
+        inner.append(KafkaNetClient(net, _Manager(net, **configs), **configs))
         return inner[0]
 
     try:
         return kind(**made, kafka_client=client)
-    except BaseException:
+    except BaseException as error:
         for one in inner:
             one.close()
+        reason = inner[0]._manager.failure if inner else None
+        if isinstance(error, KafkaTimeoutError) and reason is not None:
+            raise reason from error
         raise
+
+
+class _Manager(KafkaConnectionManager):  # type: ignore[misc]
+    """Remembers why connections failed: the client only says that its time ran out."""
+
+    failure: Exception | None = None
+
+    async def _connect(self, node: Any, connection: Any, **more: Any) -> None:
+        connection.close_future.add_errback(self._note)
+        await super()._connect(node, connection, **more)
+
+    def _note(self, failure: Exception) -> None:
+        self.failure = failure
 
 
 @contextmanager
@@ -120,10 +146,11 @@ def explained(what: str, servers: str) -> Iterator[None]:
         ) from error
     except UnsupportedVersionError as error:
         raise StreamError(f"{what}: Kafka at {servers} is older than 3.1; update it") from error
-    except (KafkaError, OSError, RuntimeError) as error:
+    except (KafkaError, OSError, RuntimeError, ValueError) as error:
         raise StreamError(
             f"{what}: Kafka at {servers} does not answer as it should ({_said(error)}); see that "
-            "it runs, and that servers and tls in section [kafka] are right"
+            "it runs, and that servers, tls and sasl in section [kafka] are right (with sasl: "
+            f"{USER_VARIABLE} and {PASSWORD_VARIABLE}, too)"
         ) from error
 
 

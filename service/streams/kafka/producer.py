@@ -29,17 +29,13 @@ UNACKNOWLEDGED_BYTES = 32 * 2**20
 """What all appends together may have under way; others wait."""
 
 
-class Part(NamedTuple):
-    """What goes into one partition; times and keys are as many as payloads."""
+class Share(NamedTuple):
+    """What goes to one partition; times and keys may be None."""
 
     partition: int
     payloads: Sequence[bytes]
     times: Sequence[int | None]
     keys: Sequence[bytes | None]
-
-    def columns(self) -> Iterator[tuple[bytes, int | None, bytes | None]]:
-        """(payload, time, key) of every record."""
-        return zip(self.payloads, self.times, self.keys, strict=True)
 
 
 class Producer:
@@ -60,6 +56,7 @@ class Producer:
                 "compression_type": compression,
                 "batch_size": BATCH_BYTES,
                 "linger_ms": LINGER_MS,
+                "bootstrap_timeout_ms": min(options["bootstrap_timeout_ms"], timeout_ms),
                 "delivery_timeout_ms": timeout_ms,
                 "request_timeout_ms": min(options["request_timeout_ms"], timeout_ms // 2),
                 "max_block_ms": timeout_ms,
@@ -68,29 +65,23 @@ class Producer:
             },
         )
 
-    def append(self, topic: Topic, parts: Sequence[Part]) -> int:
-        """Append all parts side by side and wait; the offset of the first record. Raises
-        StreamError when not all of it was acknowledged in time: then some records may be in the
-        log, and others not."""
-        sizes = [len(payload) for part in parts for payload in part.payloads]
-        most = MAX_RECORD_BYTES - RECORD_OVERHEAD_BYTES
-        if max(sizes) > most:
+    def append(self, topic: Topic, shares: Sequence[Share]) -> list[int]:
+        """Append and wait; the offset of the first record of each share. Raises StreamError when
+        not all of it was acknowledged in time: then some records may be in the log, others not."""
+        largest = max(len(payload) for share in shares for payload in share.payloads)
+        if largest + RECORD_OVERHEAD_BYTES > MAX_RECORD_BYTES:
             raise StreamError(
-                f"payload of {max(sizes)} bytes exceeds {most}; "
+                f"payload of {largest} bytes exceeds {MAX_RECORD_BYTES - RECORD_OVERHEAD_BYTES}; "
                 "store it elsewhere and append a reference to it"
             )
         deadline = time.monotonic() + self._timeout_seconds
-        places = f"{topic.name}/{', '.join(str(part.partition) for part in parts)}"
-        with self._admitted(sum(sizes), deadline):
+        size = sum(len(payload) for share in shares for payload in share.payloads)
+        with self._admitted(size, deadline):
             producer = self._connection.get()
             try:
-                with explained(f"appending to {places}", self._connection.servers):
-                    sent = [
-                        producer.send(topic.name, payload or None, key, None, part.partition, at_ms)
-                        for part in parts
-                        for payload, at_ms, key in part.columns()
-                    ]
-                    return _acknowledged(sent, deadline)
+                with explained(f"appending to {topic.name}", self._connection.servers):
+                    sent = [_sent(producer, topic.name, share) for share in shares]
+                    return [_acknowledged(of_share, deadline) for of_share in sent]
             except StreamError:
                 # After a failure an idempotent producer may have a gap in its numbers that no
                 # broker takes, and never recover: the next append gets a new one.
@@ -127,6 +118,16 @@ class Producer:
             threading.Thread(
                 target=_close, args=(producer, self._timeout_seconds), daemon=True
             ).start()
+
+
+def _sent(producer: KafkaProducer, topic: str, share: Share) -> list[FutureRecordMetadata]:
+    records = zip(share.payloads, share.times, share.keys, strict=True)
+    return [
+        producer.send(
+            topic, None if key and not payload else payload, key, None, share.partition, at
+        )
+        for payload, at, key in records
+    ]
 
 
 def _acknowledged(sent: list[FutureRecordMetadata], deadline: float) -> int:

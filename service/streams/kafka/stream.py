@@ -3,20 +3,18 @@
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
 
 from service.errors import StreamError
 from service.streams.kafka.cluster import Cluster
 from service.streams.kafka.connecting import options
 from service.streams.kafka.fetcher import Fetcher
-from service.streams.kafka.producer import Part, Producer
+from service.streams.kafka.producer import Producer, Share
 from service.streams.kafka.settings import KafkaSettings
 from service.streams.kafka.topics import Topic, Topics
+from service.streams.keyed import column, dealt
 from service.streams.protocol import Lag, Record, lag_of
 
 _log = logging.getLogger(__name__)
-
-T = TypeVar("T", int, bytes)
 
 
 class KafkaStream:
@@ -61,43 +59,26 @@ class KafkaStream:
         Raises StreamError after `append_timeout_seconds`; some records may then be in the log.
         """
         one = self._partition(topic, partition)
-        one.check()
         if not payloads:
             return self.bounds(topic, partition)[1]
-        count = len(payloads)
-        if append_ms is not None:
-            self._require_own_times(one)
-        times = [append_ms] * count if isinstance(append_ms, int) else append_ms
-        return self._producer.append(
-            one,
-            [
-                Part(
-                    partition,
-                    payloads,
-                    _column("append times", times, count),
-                    _column("keys", keys, count),
-                )
-            ],
-        )
+        self._check_append(one, append_ms)
+        return self._producer.append(one, [_share(partition, payloads, append_ms, keys)])[0]
 
-    def append_all(
+    def append_keyed(
         self,
         topic: str,
-        records: Mapping[int, Sequence[bytes]],
-        keys: Mapping[int, Sequence[bytes]],
+        payloads: Sequence[bytes],
+        keys: Sequence[bytes],
+        append_ms: int | Sequence[int] | None = None,
     ) -> None:
-        """As Stream.append_all: one request to each broker, one wait for all of them."""
-        parts = []
-        for partition, payloads in records.items():
-            one, count = self._partition(topic, partition), len(payloads)
-            one.check()
-            if payloads:
-                times = _column("append times", None, count)
-                parts.append(
-                    Part(partition, payloads, times, _column("keys", keys[partition], count))
-                )
-        if parts:
-            self._producer.append(one, parts)
+        """As Stream.append_keyed: all partitions at once."""
+        one = self._topic(topic, anew=True)
+        self._check_append(one, append_ms)
+        shares = dealt(payloads, keys, append_ms, one.partitions)
+        if shares:
+            self._producer.append(
+                one, [_share(p, s.payloads, s.append_ms, s.keys) for p, s in shares.items()]
+            )
 
     def read(self, topic: str, partition: int, offset: int, max_records: int) -> list[Record]:
         """As Stream.read: what lies ready. One reader per partition and stream: to ask for another
@@ -185,8 +166,12 @@ class KafkaStream:
             )
         return topic
 
-    def _require_own_times(self, topic: Topic) -> None:
-        """Times that are given count only where brokers keep them."""
+    def _check_append(self, topic: Topic, append_ms: object) -> None:
+        """Raise StreamError if the topic is another one now, or times are given where brokers set
+        their own."""
+        topic.check()
+        if append_ms is None:
+            return
         if topic.id not in self._stamped_by_brokers:
             kind = self._cluster.topic_setting(topic.name, "message.timestamp.type")
             self._stamped_by_brokers[topic.id] = kind == "LogAppendTime"
@@ -208,9 +193,14 @@ class KafkaStream:
                 _log.warning("progress is not shown: %s", error)
 
 
-def _column(what: str, given: Sequence[T] | None, count: int) -> Sequence[T | None]:
-    if given is None:
-        return [None] * count
-    if len(given) != count:
-        raise StreamError(f"{len(given)} {what} were given for {count} payloads")
-    return given
+def _share(
+    partition: int,
+    payloads: Sequence[bytes],
+    append_ms: int | Sequence[int] | None,
+    keys: Sequence[bytes] | None,
+) -> Share:
+    count = len(payloads)
+    times = [append_ms] * count if isinstance(append_ms, int) else append_ms
+    return Share(
+        partition, payloads, column("append times", times, count), column("keys", keys, count)
+    )

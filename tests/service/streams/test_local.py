@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from service.actions import partition_of_key
 from service.errors import OffsetError, StreamError
 from service.streams import LocalStream, LocalStreamSettings, Record, Stream
 from service.streams.head import HeadFile
@@ -356,6 +357,10 @@ def test_a_stream_does_not_pass_through_a_fork(tmp_path: Path) -> None:
 
 def test_one_append_reaches_several_partitions(tmp_path: Path) -> None:
     with closing(LocalStream(tmp_path, LocalStreamSettings(partitions=3))) as stream:
-        stream.append_all("t", {0: [b"a", b"b"], 2: [b"c"]}, {0: [b"u", b"v"], 2: [b"w"]})
+        keys = [b"u%d" % number for number in range(9)]
+        stream.append_keyed("t", [b"of " + key for key in keys], keys)
         found = [[r.payload for r in stream.read("t", p, 0, 9)] for p in range(3)]
-    assert found == [[b"a", b"b"], [], [b"c"]]
+    for partition, payloads in enumerate(found):
+        chosen = [key for key in keys if partition_of_key(key, 3) == partition]
+        assert payloads == [b"of " + key for key in chosen]
+        assert payloads
