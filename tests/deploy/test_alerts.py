@@ -5,27 +5,14 @@ import re
 import pytest
 import yaml
 
-from service.metrics import HistoryMetrics, ServingMetrics, TrainerMetrics
 from tests.deploy.composed import ROOT
+from tests.deploy.dashboards import metrics_in
+from tests.deploy.sample_names import names
 
 FOLDER = ROOT / "deploy" / "prometheus"
 GROUPS = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]
 RULES = {rule["alert"]: rule for group in GROUPS for rule in group["rules"]}
 TESTS = yaml.safe_load((FOLDER / "alerts_test.yml").read_text())["tests"]
-
-
-def names() -> set[str]:
-    """Every sample name that some process may expose."""
-    return {
-        sample
-        for kind in (TrainerMetrics, ServingMetrics, HistoryMetrics)
-        for family in kind().registry.collect()
-        for sample in (
-            [f"{family.name}_total"] if family.type == "counter"
-            else [f"{family.name}_{part}" for part in ("bucket", "sum", "count")]
-            if family.type == "histogram" else [family.name]
-        )
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -47,7 +34,7 @@ def test_the_page_of_an_alert_is_there(name: str) -> None:
 
 @pytest.mark.parametrize("name", RULES)
 def test_an_alert_is_about_metrics_that_exist(name: str) -> None:
-    used = set(re.findall(r"\bfreshet_\w+", RULES[name]["expr"]))
+    used = metrics_in(RULES[name]["expr"])
     assert used <= names()
     assert used or "up{" in RULES[name]["expr"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.deploy.composed import ENV, ROOT
 
-NAMES = {"redis_password", "redis_users", "grafana_password", "log_salt"}
+NAMES = {"redis_password", "redis_users", "grafana_password", "log_salt", "signing_key"}
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_every_secret_is_random_and_the_folder_is_closed(checkout: Path, tmp_pat
     assert set(made) == NAMES
     passwords = [made[name] for name in NAMES - {"redis_users"}]
     assert all(re.fullmatch("[0-9a-f]{64}", password) for password in passwords)
-    assert len(set(passwords)) == 3
+    assert len(set(passwords)) == 4
     folder = checkout / "deploy" / "secrets"
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o444}
