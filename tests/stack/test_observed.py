@@ -16,11 +16,12 @@ import httpx
 import pytest
 
 from service.client import Client, RequestError
+from service.commands.processes import free_port
 from service.settings import Settings
 from service.streams import open_stream
 from tests.deploy.dashboards import Query, metrics_in, queries
 from tests.deploy.test_alerts import FOLDER as RULES
-from tests.stack.balancers import BalancerError
+from tests.stack.balancers import Balancer, BalancerError
 from tests.stack.brokers import Broker
 from tests.stack.conftest import Given
 from tests.stack.deployed import Deployed, deployed, feeding
@@ -203,3 +204,12 @@ def test_haproxy_takes_its_configuration(stack: Deployed) -> None:
 def test_operators_metrics_are_not_for_clients(stack: Deployed) -> None:
     assert httpx.get(f"{stack.balancer.url}/metrics").status_code == 404
     assert httpx.get(f"{stack.balancer.url}/health/ready").status_code == 200
+
+
+def test_a_balancer_without_servers_answers_in_the_form_of_the_api(tmp_path: Path) -> None:
+    with Balancer(tmp_path, [free_port(), free_port()]) as balancer, Client(balancer.url) as client:
+        for ask in (lambda: client.rank("u1", ["i1"]), lambda: client.act([{"user": "u1"}])):
+            with pytest.raises(RequestError) as refused:
+                ask()
+            assert refused.value.status == 503
+            assert refused.value.problem["type"] == "urn:freshet:problem:no-server"
