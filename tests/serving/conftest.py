@@ -151,6 +151,10 @@ def running(data: Path, **sections: Any) -> Iterator[Site]:
     finally:
         http.should_exit = True
         thread.join()
+        # FastAPI remembers the routes of every application, and they their server: its tables would
+        # go on reserving most of a terabyte of addresses, and a process has 128.
+        del server.engine._tables
+        vars(server.items).clear()
 
 
 @pytest.fixture
