@@ -279,7 +279,7 @@ class ServingMetrics(Metrics):
         self.versions_refused_total = self._counter_of(
             "versions_refused_total", "Versions that could not be loaded, by reason", "reason",
             "missing", "truncated", "altered", "format", "damaged", "model", "gap", "duplicate",
-            "order",
+            "order", "signature",
         )  # fmt: skip
         self.ready = self._gauge("ready", "1 while balancers should send requests here")
         self.requests_in_flight = self._gauge(

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
 
+from tests.deploy.composed import services
 from tests.stack.brokers import Broker, BrokerError
 
 pytestmark = pytest.mark.stack
@@ -38,3 +40,23 @@ def test_what_is_missing_is_named_with_its_remedy(
     monkeypatch.setenv("FRESHET_KAFKA_CACHE", str(tmp_path / "cache"))
     with pytest.raises(BrokerError, match=f"need {missing} .*apt install .*FRESHET_TEST_KAFKA"):
         Broker(tmp_path / "kafka").start()
+
+
+def test_a_broker_takes_the_settings_of_the_compose_file(tmp_path: Path) -> None:
+    environment = services("full")["kafka"]["environment"]
+    settings = {
+        name.removeprefix("KAFKA_").lower().replace("_", "."): value
+        for name, value in environment.items()
+        if name != "KAFKA_HEAP_OPTS"
+    }
+    here = ("listeners", "advertised.listeners", "controller.quorum.voters", "log.dirs")
+    assert set(here) <= set(settings)
+    more = {name: value for name, value in settings.items() if name not in here}
+    with Broker(tmp_path / "kafka", more) as broker:
+        admin = KafkaAdminClient(bootstrap_servers=broker.servers)
+        asked = ConfigResource(ConfigResourceType.BROKER, "1")
+        found = admin.describe_configs([asked], config_filter="all")
+        admin.close()
+    [of_broker] = (entries for brokers in found.values() for entries in brokers.values())
+    for name, value in more.items():
+        assert of_broker[name]["value"] == value

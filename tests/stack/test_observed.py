@@ -150,7 +150,11 @@ def test_a_server_that_is_stopped_for_an_upgrade_costs_no_answer(stack: Deployed
 
 
 class Asking:
-    """Rankings and actions through the balancer, one after another, while it is entered."""
+    """Rankings and actions through the balancer, one after another, while it is entered.
+
+    Rankings must be answered. A batch of actions that was under way to a server that died is sent
+    again, once, with its ids, as clients are told to.
+    """
 
     def __init__(self, stack: Deployed) -> None:
         self.answers, self.failures = 0, list[str]()
@@ -171,10 +175,18 @@ class Asking:
                 try:
                     client.rank("u1", ["jazz-1", "chess-2"])
                     client.recommend("u2", 5)
-                    client.act([{"user": "u1", "item": "jazz-1", "action": "click"}])
+                    self._act(client)
                     self.answers += 1
                 except (RequestError, httpx.TransportError) as error:
                     self.failures.append(repr(error))
+
+    def _act(self, client: Client) -> None:
+        name = f"asking-{self.answers}"
+        actions = [{"user": "u1", "item": "jazz-1", "action": "click", "id": name}]
+        try:
+            client.act(actions)
+        except (RequestError, httpx.TransportError):
+            client.act(actions)
 
 
 def test_the_rules_and_their_tests_are_sound() -> None:
