@@ -55,7 +55,7 @@ class Generator:
     """One run of a plan against servers and a stream."""
 
     def __init__(self, plan: Plan, stream: Stream) -> None:
-        self.plan, self.sent = plan, Sent()
+        self.plan, self.sent = plan, Sent(run=plan.seed)
         self._stream = stream
         self._visitors = Visitors(plan, self.sent)
         self._rng = Random(plan.seed)

@@ -1,5 +1,6 @@
 """One run: the load beside a watch, then the stream drained and everything accounted for."""
 
+import os
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ from benchmarks.report import progress
 from benchmarks.stack import accounts
 from benchmarks.stack.accounts import Kept
 from benchmarks.stack.plan import Plan
-from benchmarks.stack.processes import Site, wait_until
+from benchmarks.stack.processes import Load, Site, wait_until
 from benchmarks.stack.sent import PROBE, SEEN, Column, Sent, column
 from benchmarks.stack.watch import Watch
 from service.errors import VersionError
@@ -62,7 +63,7 @@ def run(site: Site, plan: Plan, name: str) -> Run:
     begun, before = accounts.ends(site.stream), learned(site)
     versions: dict[int, list[int]] = {}
     lags: list[tuple[float, int]] = []
-    with site.load(plan, name) as load, Watch({**site.pids, "load": load.pid}) as watch:
+    with site.load(plan, name) as load, Watch(_pids(site, load)) as watch:
         looks = 0
         while load.running:
             site.look()
@@ -86,6 +87,10 @@ def learned(site: Site) -> dict[str, Any]:
     """The trainer's counters as of the newest version."""
     manifest = site.folder.newest_manifest()
     return dict(manifest["counters"]) if manifest else {}
+
+
+def _pids(site: Site, load: Load) -> dict[str, int]:
+    return {**site.pids, "load": load.pid, "observer": os.getpid()}
 
 
 def note_versions(site: Site, versions: dict[int, list[int]]) -> None:

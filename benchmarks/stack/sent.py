@@ -4,6 +4,7 @@ Times are of the monotonic clock, which all processes of a machine share. A requ
 from when it was due, so that whoever waits for a slow server counts as waiting.
 """
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ Column = npt.NDArray[np.float64]
 REQUEST = ("due", "seconds", "status", "late")
 PROBE = ("due", "ranking_seconds", "partition", "offset")
 SEEN = ("server", "version", "at")
+_ID = re.compile(r"a\d+-(\d+)")
 UNANSWERED = 0
 """Status of a request that got no answer."""
 
@@ -44,12 +46,14 @@ class Sent:
     ranked: int = 0
     """Rankings that were answered, those of probes among them: each is logged as shown."""
     cpu_seconds: float = 0.0
+    run: int = 0
+    """Part of every id: two runs on one stack must not share any."""
     _seen: set[tuple[int, int]] = field(default_factory=set)
 
     def new_id(self) -> str:
         """The id of one more action."""
         self.accepted.append(False)
-        return f"a-{len(self.accepted) - 1}"
+        return f"a{self.run}-{len(self.accepted) - 1}"
 
     def accept(self, actions: Sequence[Action]) -> None:
         """These actions are in the log."""
@@ -89,9 +93,10 @@ class Sent:
 
 def number_of(identifier: str | None) -> int:
     """The number in an action's id. Raises ValueError for what this load has not sent."""
-    if identifier is None or not identifier.startswith("a-"):
+    found = _ID.fullmatch(identifier or "")
+    if found is None:
         raise ValueError(f"action id {identifier!r} is not of this load")
-    return int(identifier[2:])
+    return int(found[1])
 
 
 def column(rows: Sequence[tuple[float, ...]], names: Sequence[str], name: str) -> Column:

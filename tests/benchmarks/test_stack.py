@@ -76,7 +76,7 @@ def test_clicks_on_lists_follow_with_their_request_and_ids_of_their_own() -> Non
     actions = visitors.actions(clicked + 10)
     assert clicked > 10
     assert Counter(action.request for action in actions) == {"r-1": clicked, None: 10}
-    assert {action.id for action in actions} == {f"a-{n}" for n in range(clicked + 10)}
+    assert {action.id for action in actions} == {f"a0-{n}" for n in range(clicked + 10)}
     sent.accept(actions[:3])
     assert sum(sent.accepted) == 3
 
@@ -147,13 +147,14 @@ def test_cores_and_growth_are_told_from_looks() -> None:
 
 
 def test_a_probe_ends_when_every_server_ranks_otherwise_by_one_version() -> None:
-    asked: Counter[str] = Counter()
+    asked: Counter[tuple[str, int]] = Counter()
 
     async def rank(server: int, user: str, items: object, at: float) -> Scores | None:
-        asked[user] += 1
-        seen = user == "new" and asked[user] > 6 + server
-        version = 1 if asked[user] % 3 or user == "new" else 2
-        scored = [{"item": "item-1", "score": 1.0 if seen else 0.0}]
+        """Each answer of the second server is by a newer version; it alone changes scores."""
+        asked[user, server] += 1
+        version = asked[user, server] if server else 1
+        seen = 0.5 if user == "new" and asked[user, server] > 6 + 3 * server else 0.0
+        scored = [{"item": "item-1", "score": version + seen}]
         return msgspec.convert({"version": version, "items": scored}, Scores)
 
     async def probed() -> None:
@@ -162,7 +163,8 @@ def test_a_probe_ends_when_every_server_ranks_otherwise_by_one_version() -> None
         await probe.changed(range(2))
 
     asyncio.run(probed())
-    assert asked["new"] > 7
+    assert (asked["new", 0], asked["new", 1]) == (7, 10)
+    assert (asked["nobody", 0], asked["nobody", 1]) == (1, 10)
 
 
 def test_the_client_reads_answers_in_pieces_and_says_who_is_gone() -> None:
