@@ -114,13 +114,15 @@ class Learner:
         self._threads = ThreadPoolExecutor(thread_name_prefix="learner")
         prior = [network.prior, network.seen]
         named = [] if network.categories is None else [network.categories.weight]
-        apart = {id(p) for p in (*prior, *named)}
+        # What moves a whole head: a rate of one in a hundred is far from where heads begin.
+        levels = [self.positions.bias_AP, network.actions.bias]
+        apart = {id(p) for p in (*prior, *levels, *named)}
         dense = [p for p in network.parameters() if id(p) not in apart]
         self.optimizer = torch.optim.Adam(
             [
                 {"params": dense, "lr": settings.learning_rate},
                 {"params": prior, "lr": settings.prior_learning_rate},
-                {"params": [self.positions.bias_AP], "lr": settings.prior_learning_rate},
+                {"params": levels, "lr": settings.prior_learning_rate},
                 # Last: the optimizer's state goes by numbers, and these came later.
                 *({"params": [p], "lr": settings.learning_rate} for p in named),
             ],
@@ -228,17 +230,10 @@ class Learner:
         """Train the action heads on shown items; the logits that are served lack what is added
         here for the position and for negatives that were left out."""
         batch = sent(batch, self.device)
-        keys = torch.cat([batch.seen.item_E, batch.item_R])
-        places = Places.of(keys, self.items, self.categories)
-        rows_U, _ = distinct(places.place_N)
-        own_UD = self.items.gather(rows_U.clamp(min=0)).requires_grad_()
-        codes_UK = places.codes(rows_U, self.items, self.categories)
-        vectors_UD = self.network.items(own_UD, codes_UK)
-        place_E, place_R = torch.searchsorted(rows_U, places.place_N).split(
-            [len(batch.seen.item_E), len(batch.item_R)]
-        )
-        encoded = self.network.encode(batch.seen.window(place_E), vectors_UD)
-        logits_RA = self.network.action_logits(encoded, place_R, vectors_UD, batch.targets)
+        begins = not self.network.actions.bias.any()
+        if begins:
+            self._begin_at(batch)
+        rows_U, own_UD, logits_RA = self._served(batch)
         logits_RA = logits_RA - math.log(self.settings.keep_negatives)
         shown_P = self.positions.with_shown(batch.shown_P)
         if self.settings.position_bias:
@@ -251,7 +246,37 @@ class Learner:
         step = self._descend([loss.detach()], grads, rows_U, rows_grad)
         if step.trained:
             self.positions.shown_P = shown_P
+        elif begins:
+            self.network.actions.bias.data.zero_()
         return step
+
+    @torch.no_grad()
+    def _begin_at(self, batch: TargetBatch) -> None:
+        """Heads that have learned nothing begin at the rates of their first targets."""
+        followed_A = batch.label_RA.sum(0) + 0.5
+        stayed_A = (batch.counted_RA * (1 - batch.label_RA)).sum(0) + 0.5
+        log_odds_A = (followed_A / stayed_A).log() + math.log(self.settings.keep_negatives)
+        self.network.actions.bias.copy_(log_odds_A)
+
+    @torch.no_grad()
+    def chances(self, batch: TargetBatch) -> Tensor:
+        """Chance of every action on every target, as a server gives it, [R, A]."""
+        return torch.sigmoid(self._served(sent(batch, self.device))[2])
+
+    def _served(self, batch: TargetBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Distinct rows, their vectors to be differentiated by, and the targets' logits [R, A]."""
+        keys = torch.cat([batch.seen.item_E, batch.item_R])
+        places = Places.of(keys, self.items, self.categories)
+        rows_U, _ = distinct(places.place_N)
+        own_UD = self.items.gather(rows_U.clamp(min=0)).requires_grad_()
+        codes_UK = places.codes(rows_U, self.items, self.categories)
+        vectors_UD = self.network.items(own_UD, codes_UK)
+        place_E, place_R = torch.searchsorted(rows_U, places.place_N).split(
+            [len(batch.seen.item_E), len(batch.item_R)]
+        )
+        encoded = self.network.encode(batch.seen.window(place_E), vectors_UD)
+        logits_RA = self.network.action_logits(encoded, place_R, vectors_UD, batch.targets)
+        return rows_U, own_UD, logits_RA
 
     def observe(self, rows_N: Longs, now_ms: int) -> None:
         """Count the block's positives: only after it was scored and learned."""

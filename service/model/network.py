@@ -50,6 +50,7 @@ class Network(nn.Module):
         self.tokens = Tokens(settings.dim)
         self.hstu = HSTU(settings, precision, recompute)
         self.actions = nn.Linear(settings.dim, action_types)
+        nn.init.zeros_(self.actions.bias)  # begins at the rates of the first impressions
         self.seen = nn.Parameter(torch.zeros(1))
         """Added to the logit of items that are in the visible history: learned, so that a product
         whose users return to items keeps them and one whose users do not drops them."""

@@ -12,9 +12,11 @@ from trainer.build import Plan
 from trainer.examples import Batch, batches
 from trainer.joining import Shown
 from trainer.learner import Scored
+from trainer.objective import FEWEST_TERMS, action_loss
+from trainer.sampling import Sampling
 from trainer.settings import TrainerSettings
 from trainer.state import State
-from trainer.targets import TargetBatch, target_batch
+from trainer.targets import TargetBatch, Targets, target_batch
 
 ITEMS = range(1, 7)
 
@@ -218,3 +220,68 @@ def test_a_step_on_the_cpu_starts_no_copy() -> None:
     given = batch()
     fresh().learner.learn(given, (0,), START_MS, scored.append)
     assert scored[0].batch is scored[0].here is given[0]
+
+
+def late_steps(state: State, shown: list[Shown], keep: float = 1.0) -> None:
+    histories = LocalHistories(HistorySettings(capacity=64))
+    histories.append(events(), START_MS)
+    for batch in Targets(16, 5, Sampling(keep)).batches(shown, histories)[0]:
+        assert state.learner.learn_actions(batch).trained
+
+
+def gradients(shown: list[Shown], keep: float = 1.0) -> torch.Tensor:
+    """Of the heads' weights and biases by the sum of the loss's terms."""
+    state = fresh(trainer={"keep_negatives": keep})
+    histories = LocalHistories(HistorySettings(capacity=64))
+    histories.append(events(), START_MS)
+    network, found = state.learner.network, []
+    with torch.no_grad():
+        network.actions.bias.fill_(0.3)
+    for batch in Targets(16, 5, Sampling(keep)).batches(shown, histories)[0]:
+        terms = int((batch.counted_RA + batch.label_RA > 0).sum())
+        divisor = max(terms, FEWEST_TERMS) if batch.shown_P.sum() == 0 else terms
+        _, _, logits_RA = state.learner._served(batch)
+        logits_RA = logits_RA - np.log(keep)
+        none = batch.shown_P.sum() == 0
+        loss = action_loss(logits_RA, batch.label_RA, batch.counted_RA, none) * divisor
+        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(
+            loss, [network.actions.weight, network.actions.bias])]))  # fmt: skip
+    return torch.stack(found).sum(0)
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.5])
+def test_a_correction_makes_of_a_negative_the_positive_that_it_was(keep: float) -> None:
+    """Whether or not the negative had been learned: `loss(1) - loss(0)`, or `loss(1)`."""
+    at_ms, items = START_MS + 9000, [1, 2, 4, 6]
+    kept_R = Sampling(keep).kept(8, np.array(items))
+    assert kept_R.all() or (kept_R[1:3] != kept_R[2]).any()
+    acted = {2: 1, 4: 2}
+    in_time = [Shown(at_ms, 1, items, 2, acted, 8)]
+    negative = [Shown(at_ms, 1, items, 2, {}, 8)]
+    correction = [Shown(at_ms, 1, [2, 4], 2, acted, 8, late=True)]
+    together = gradients(negative, keep) + gradients(correction, keep)
+    torch.testing.assert_close(gradients(in_time, keep), together, atol=1e-5, rtol=1e-4)
+
+
+def test_a_late_positive_raises_the_chance_of_its_item() -> None:
+    state, at_ms = fresh(trainer={"learning_rate": 0.01}), START_MS + 9000
+    late_steps(state, [Shown(at_ms, 1, [1, 2, 6], 2)] * 3)
+    asked = targets()
+    before = state.learner.chances(asked)
+    for _ in range(5):
+        late_steps(state, [Shown(at_ms, 1, [2], 2, {2: 1}, late=True)])
+    after = state.learner.chances(asked)
+    assert (after[1::3, 0] > before[1::3, 0]).all()
+
+
+def test_heads_begin_at_the_rates_of_their_first_targets() -> None:
+    state = fresh()
+    histories = LocalHistories(HistorySettings(capacity=64))
+    histories.append(events(), START_MS)
+    acted = dict.fromkeys((1, 2), 1)
+    shown = [Shown(START_MS + 9000, 1, [1, 2, 3, 4, 5, 6], 2, acted)] * 20
+    ((batch,), _) = Targets(16, 5).batches(shown, histories)
+    state.learner.learn_actions(batch)
+    chances = state.learner.chances(batch).mean(0)
+    assert chances[0] == pytest.approx(1 / 3, abs=0.02)
+    assert (chances[1:] < 0.01).all()
