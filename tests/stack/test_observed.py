@@ -25,6 +25,7 @@ from tests.stack.balancers import Balancer, BalancerError
 from tests.stack.brokers import Broker
 from tests.stack.conftest import Given
 from tests.stack.deployed import Deployed, deployed, feeding
+from tests.stack.drawing import draw
 from tests.stack.patience import until
 from tests.stack.prometheuses import PrometheusError, promtool
 from tests.stack.redises import RedisError
@@ -111,6 +112,13 @@ def test_nothing_fires_while_all_is_well(stack: Deployed) -> None:
     assert firing <= {"FreshetRejectedShare"}
 
 
+def test_a_dashboard_can_be_looked_at(stack: Deployed, tmp_path: Path) -> None:
+    """FRESHET_DASHBOARD_PICTURE=docs/dashboard.png keeps the picture."""
+    path = Path(os.environ.get("FRESHET_DASHBOARD_PICTURE", tmp_path / "overview.png"))
+    draw("overview", stack.prometheus, 60.0, path)
+    assert path.stat().st_size > 20_000
+
+
 def test_each_role_exposes_what_promtool_accepts(stack: Deployed) -> None:
     for role, port in stack.ports().items():
         text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
@@ -153,7 +161,7 @@ class Asking:
     """Rankings and actions through the balancer, one after another, while it is entered.
 
     Rankings must be answered. A batch of actions that was under way to a server that died is sent
-    again, once, with its ids, as clients are told to.
+    again with its ids until it is taken, as clients are told to.
     """
 
     def __init__(self, stack: Deployed) -> None:
@@ -183,10 +191,15 @@ class Asking:
     def _act(self, client: Client) -> None:
         name = f"asking-{self.answers}"
         actions = [{"user": "u1", "item": "jazz-1", "action": "click", "id": name}]
-        try:
-            client.act(actions)
-        except (RequestError, httpx.TransportError):
-            client.act(actions)
+        deadline = time.monotonic() + 5.0
+        while True:
+            try:
+                client.act(actions)
+                return
+            except (RequestError, httpx.TransportError):
+                if time.monotonic() > deadline:
+                    raise
+            self._stop.wait(0.2)
 
 
 def test_the_rules_and_their_tests_are_sound() -> None:
