@@ -68,6 +68,8 @@ class ItemFollower:
                 if intake is None:
                     intake = self._begin()
                 block = intake.block(self._serving.history_records, wait_seconds=0.0)
+                if block is None and (self.caught_up.is_set() or intake.at_end):
+                    self.caught_up.set()
             except StreamError as error:
                 # Rankings go on with what is known; a log that was cut or made anew is read anew.
                 log.error("the log of items cannot be read: %s", error)
@@ -78,7 +80,6 @@ class ItemFollower:
             if block is not None:
                 self._apply(block)
             else:
-                self.caught_up.set()
                 self._woken.wait(self._serving.history_poll_seconds)
 
     def _begin(self) -> Intake:

@@ -21,7 +21,7 @@ class KafkaSettings(Section):
     """Section [kafka]. What concerns topics holds for those that Freshet makes itself."""
 
     servers: str = Field("", description="host:port of some brokers, comma-separated")
-    prefix: str = Field("", pattern=r"[A-Za-z0-9._-]{0,100}$", description="of topic names")
+    prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]{0,100}$", description="of topic names")
     group: str = Field("freshet-trainer", min_length=1, description="whose offsets show progress")
 
     partitions: int = Field(4, ge=1, le=4096)
