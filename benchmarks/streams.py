@@ -1,8 +1,12 @@
-"""How fast the embedded stream takes actions in and gives them back.
+"""How fast streams take actions in and give them back.
 
 Actions of about 120 bytes of JSON. `append_per_second` encodes and appends them, its `_encoded`
 sibling appends bytes that lie ready; `read_per_second` reads, checks the CRC, and decodes to
 Action. The group-committed fsync runs beside all of them. One process, one partition.
+
+`streams.kafka.read_per_second` is what a trainer gets of Kafka: fetched, decoded, merged and
+checked by Intake, on the broker that `--kafka` names, or one that is started here as the stack's
+tests do. Appends there wait for their acknowledgement, 4,096 at a time.
 """
 
 import argparse
@@ -10,18 +14,24 @@ import gc
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import msgspec
 
 from benchmarks import report
-from benchmarks.report import CheckFailed, Figure
-from service.actions import Action
-from service.streams import LocalStream, Record
+from benchmarks.report import CheckFailed, Figure, progress
+from service.action_types import ActionTypes
+from service.actions import Action, stream_key
+from service.intake import Intake, IntakeSettings
+from service.streams import LocalStream, Record, Stream
+from service.streams.kafka.settings import KafkaSettings
+from service.streams.kafka.stream import KafkaStream
 
 BATCH = 4096
 CHECKED_ACTIONS = 50_000
+READ_SECONDS = 30.0
 
 
 def main() -> int:
@@ -29,6 +39,8 @@ def main() -> int:
     options = report.parser(__doc__)
     options.add_argument("--actions", type=int, help="actions per run (1,000,000; quick: 200,000)")
     options.add_argument("--runs", type=int, default=5)
+    options.add_argument("--kafka", help="host:port of a broker (default: one is started)")
+    options.add_argument("--no-kafka", action="store_true", help="only the embedded stream")
     options.add_argument("--directory", type=Path, help="where the log is made (and removed again)")
     return report.run(options, check, measure)
 
@@ -75,6 +87,63 @@ def measure(options: argparse.Namespace) -> Iterator[Figure]:
             payload_bytes=mean_bytes,
             sync_ms=stream.settings.sync_ms,
         )
+    if not options.no_kafka:
+        yield from _kafka(options, payloads, mean_bytes)
+
+
+def _kafka(options: argparse.Namespace, payloads: list[bytes], mean_bytes: int) -> Iterator[Figure]:
+    count, keys = (
+        len(payloads),
+        [stream_key(f"u{n * 7919 % 100_003}") for n in range(len(payloads))],
+    )
+    with _broker(options) as servers, closing(_on_kafka(servers)) as stream:
+        began = time.perf_counter()
+        for start in range(0, count, BATCH):
+            part = slice(start, start + BATCH)
+            stream.append("actions", 0, payloads[part], keys=keys[part])
+        appended = [count / (time.perf_counter() - began)]
+        read = [count / _seconds(_intake, stream, count) for _ in range(options.runs)]
+    for name, rates in {"append": appended, "read": read}.items():
+        yield Figure.of(
+            f"streams.kafka.{name}_per_second",
+            "actions/s",
+            rates,
+            actions=count,
+            batch=BATCH,
+            payload_bytes=mean_bytes,
+            broker=options.kafka or "on the same machine",
+        )
+
+
+@contextmanager
+def _broker(options: argparse.Namespace) -> Iterator[str]:
+    """The broker that was named, or one that runs as long as it is needed."""
+    if options.kafka:
+        yield options.kafka
+        return
+    from tests.stack.brokers import Broker  # not installed with the package: run in the checkout
+
+    with tempfile.TemporaryDirectory(dir=options.directory) as root:
+        progress("starting Kafka")
+        with Broker(Path(root) / "kafka") as broker:
+            yield broker.servers
+
+
+def _on_kafka(servers: str) -> KafkaStream:
+    return KafkaStream(
+        KafkaSettings(servers=servers, prefix=f"bench-{uuid4().hex[:8]}.", partitions=1)
+    )
+
+
+def _intake(stream: Stream, count: int) -> None:
+    """Read `count` actions through Intake. Raises CheckFailed if any is refused."""
+    settings = IntakeSettings(topics=("actions",), max_late_seconds=1e10)
+    intake, read = Intake(stream, settings, ActionTypes()), 0
+    while read < count:
+        block = intake.block(BATCH, READ_SECONDS, lambda: True)  # the last waits for nothing more
+        if block is None or block.rejected:
+            raise CheckFailed(f"only {read} of {count} actions were read, or some were refused")
+        read += block.records
 
 
 def _actions(count: int) -> list[Action]:
