@@ -7,6 +7,7 @@ or an action does depends only on records of its own user, and on the watermarks
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from itertools import groupby
 from operator import itemgetter
 
@@ -61,7 +62,8 @@ class Joiner:
         self.unusable: set[int] = set()
         """Keys of closed impressions that were not learned: they are not corrected."""
         self.dropped: dict[int, int] = {}
-        """Erased users, and the group up to which nothing of theirs counts."""
+        """Erased users, veiled, and the group up to which nothing of theirs counts: no file of a
+        version may name them."""
         self._offsets: Offsets = {}
         self._next_id = 1
         self._looked_id = 0
@@ -89,11 +91,12 @@ class Joiner:
         dropped = {user for user, last in self.dropped.items() if group <= last}
         places = block.shown_at or [(0, n) for n in range(len(block.impressions))]
         for impression, place in zip(block.impressions, places, strict=True):
-            if not dropped or key_of(impression.user) not in dropped:
+            if not dropped or veiled(key_of(impression.user)) not in dropped:
                 self._show(impression, place)
         events, requests = block.events, np.array(block.requests, dtype=object)
         if dropped and len(events):
-            kept_T = ~np.isin(events.user_T, list(dropped))
+            gone = [user for user in set(events.user_T.tolist()) if veiled(user) in dropped]
+            kept_T = ~np.isin(events.user_T, gone)
             events, requests = events.where(kept_T), requests[kept_T]
         named_T = np.array([request is not None for request in requests], np.bool_)
         self._name(events.where(named_T), requests[named_T].tolist())
@@ -139,7 +142,7 @@ class Joiner:
             self.unusable.difference_update(key for (key,) in keys)
             for table in ("named", "loose", "shown"):
                 self.waiting.change(f"DELETE FROM {table} WHERE user = ?", user)
-            self.dropped[user] = self.groups.number - 1
+            self.dropped[veiled(user)] = self.groups.number - 1
 
     def give_up(self, keys: Sequence[int]) -> None:
         """Closed impressions that could not be learned: there is nothing to correct."""
@@ -367,6 +370,12 @@ def request_key(user: int, request: str) -> int:
     """64-bit key of a user's request: another user's actions never meet it."""
     data = user.to_bytes(8, "little", signed=True) + request.encode(errors="surrogatepass")
     return xxhash.xxh3_64_intdigest(data) - 2**63
+
+
+def veiled(user: int) -> int:
+    """What a user can be recognised by and not be told from."""
+    data = user.to_bytes(8, "little", signed=True)
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "little", signed=True)
 
 
 def _since(times: dict[int, int], over: int) -> dict[int, int]:

@@ -66,6 +66,7 @@ class Waiting:
         for pragma in (
             f"page_size = {PAGE_BYTES}", f"cache_size = {pages}", "journal_mode = OFF",
             "synchronous = OFF", "locking_mode = EXCLUSIVE", "temp_store = MEMORY",
+            "secure_delete = ON",  # nothing of erased users is left in a page
         ):  # fmt: skip
             self._database.execute(f"PRAGMA {pragma}")
         self._database.execute("BEGIN")

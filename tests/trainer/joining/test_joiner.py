@@ -1,6 +1,7 @@
 """What is joined, and what becomes of everything else: the table of docs/joiner.md, row by row."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from service.actions import Action, Impression, key_of
 from service.histories.erased import Erased
 from tests.trainer.joining.stories import CODES, LIKE, acted, block_of, shown
 from trainer.joining import Joiner, JoinRules, Settled, Shown
+from trainer.joining.waiting import Waiting
 
 JOIN, CORRECT = 10, 30
 CLICKED, LIKED = 1 << CODES["click"], 1 << CODES["like"]
@@ -279,6 +281,24 @@ def test_all_that_waits_of_erased_users_goes(talk: Talk) -> None:
     assert talk.counts == {}
     talk.tell(shown("later", 20, "c"))
     assert talk.closed(30) == [([C], {})]
+
+
+def test_an_erased_user_is_named_neither_in_the_facts_nor_in_the_file(tmp_path: Path) -> None:
+    user, waiting = key_of("u"), Waiting(tmp_path, budget_bytes=1)
+    joiner = Joiner(JoinRules(JOIN * 1000), waiting)
+    lists = [shown(f"r{n}", 5, *range(99), user="u" if n % 2 else "v") for n in range(500)]
+    joiner.take(block_of(lists))
+    (file,) = tmp_path.iterdir()
+    written = user.to_bytes(8, "big", signed=True)
+    assert written in file.read_bytes()
+    joiner.erase(Erased.of({user: 99_000}))
+    for n in range(500):  # what is in memory makes room for others
+        joiner.take(block_of([shown(f"s{n}", 5, *range(99), user="v")], first=500 + n))
+    assert written not in file.read_bytes()
+    facts = joiner.state()["facts"].numpy().tobytes()
+    assert written not in facts
+    assert written[::-1] not in facts
+    waiting.close()
 
 
 def test_a_request_of_any_characters_has_a_key(talk: Talk) -> None:
