@@ -92,7 +92,7 @@ def model_settings(shape: Shape) -> Any:
         dim=shape.dim, layers=2, heads=heads, qk_width=shape.dim // heads,
         v_width=shape.dim // heads, window=shape.window, temperature=0.15,
         priors=(1_800.0, 14_400.0, 86_400.0), next_item_from="query", layer="freshet",
-        weights="silu", relative_bias=True,
+        weights="silu", relative_bias=True, categories=256,
     )  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def trainer_settings() -> Any:
     """What the learner asks of section [trainer], without pydantic."""
     return SimpleNamespace(
         learning_rate=2e-3, prior_learning_rate=1e-2, pool_window=8_192, pool_draws=1_024,
-        action_weight=1.0, log_q=True,
+        action_weight=1.0, log_q=True, keep_negatives=1.0, position_bias=True,
     )  # fmt: skip
 
 

@@ -3,9 +3,11 @@
 Evolution follows the rules of `service.actions`.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
-from service.actions import Id, id_problem, time_problem
+from service.actions import Id, id_problem, key_of, time_problem
 
 MAX_CATEGORIES = 32
 MAX_CATEGORY_BYTES = 128
@@ -69,6 +71,14 @@ def text_problem(text: str, most_bytes: int) -> str | None:
     except UnicodeEncodeError:
         return "holds a lone surrogate, which is no character"
     return f"has {size} bytes; the longest may have {most_bytes}" if size > most_bytes else None
+
+
+def category_keys(items: Sequence[Item]) -> dict[int, list[int]]:
+    """Keys of each item's categories by the item's key: the last record of each item counts."""
+    return {
+        key_of(one.item): [] if one.deleted else [key_of(name) for name in one.categories]
+        for one in items
+    }
 
 
 def item_key(item: Id) -> bytes:

@@ -15,9 +15,7 @@ from torch import Tensor
 
 from kernels.key_index import RESERVED_KEY, key_index
 from kernels.reserved import Reserved
-from service.actions import key_of
 from service.histories.rings import Longs
-from service.items import Item
 from service.model.categories import FIRST, OTHER, SLOTS, Categories
 
 Tensors = dict[str, Tensor]
@@ -49,17 +47,16 @@ class ItemCategories:
         """Bytes of everything that grows with items."""
         return self._index.nbytes + self._codes.nbytes
 
-    def put(self, items: Sequence[Item]) -> Longs:
-        """Take in what a block says of items, the last record of each; the keys whose codes are
-        not what they were, ascending."""
-        if self._categories is None or not items:
+    def put(self, categories_of: Mapping[int, Sequence[int]]) -> Longs:
+        """Take in what a block says of items (`service.items.category_keys`); the keys whose codes
+        are not what they were, ascending."""
+        if self._categories is None or not categories_of:
             return np.zeros(0, np.int64)
-        latest = {key_of(one.item): () if one.deleted else one.categories for one in items}
-        codes_MK = np.zeros((len(latest), SLOTS), np.int16)
-        for place, names in enumerate(latest.values()):
-            codes = list(dict.fromkeys(map(self._code, dict.fromkeys(names))))[:SLOTS]
+        codes_MK = np.zeros((len(categories_of), SLOTS), np.int16)
+        for place, keys in enumerate(categories_of.values()):
+            codes = list(dict.fromkeys(map(self._code, dict.fromkeys(keys))))[:SLOTS]
             codes_MK[place, : len(codes)] = codes
-        keys_M = np.array(list(latest), np.int64)
+        keys_M = np.array(list(categories_of), np.int64)
         order = np.argsort(keys_M)
         keys_M, codes_MK = keys_M[order], codes_MK[order]
         changed_M = (self._of(keys_M) != codes_MK).any(1)
@@ -121,8 +118,8 @@ class ItemCategories:
             keys = self._categories.keys.tolist()
             self._code_of = {key: c for c, key in enumerate(keys) if key != RESERVED_KEY}
 
-    def _code(self, name: str) -> int:
-        key, categories = key_of(name), self._categories
+    def _code(self, key: int) -> int:
+        categories = self._categories
         assert categories is not None
         if key in self._code_of:
             return self._code_of[key]

@@ -13,6 +13,7 @@ from service.histories.leaving import Flags
 from service.histories.local import Accepted, Events
 from service.histories.rings import Longs
 from service.histories.segments import SegmentLog
+from service.items import category_keys
 from service.metrics import TrainerMetrics
 from service.store import Removed
 from trainer.device import moved, placed
@@ -102,8 +103,8 @@ class Teacher:
         if not block.described:
             return
         state = self.state
-        changed_M = placed(state.learner.categories.put(block.described), state.learner.device)
-        state.items.mark(changed_M)
+        changed_M = state.learner.categories.put(category_keys(block.described))
+        state.items.mark(placed(changed_M, state.learner.device))
         state.counters["items"] += len(block.described)
 
     def _next_items(self, block: Block) -> Accepted:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.actions import RESERVED_KEY, key_of
-from service.items import Item
+from service.items import Item, category_keys
 from service.model.categories import FIRST, OTHER, SLOTS, Categories
 from service.store import EmbeddingTable
 from service.store.settings import SlotSettings
@@ -25,8 +25,9 @@ def empty() -> ItemCategories:
     return ItemCategories(Categories(MOST, 4))
 
 
-def items(story: Story) -> list[Item]:
-    return [Item(item=i, categories=names, deleted=gone) for i, names, gone in story]
+def items(story: Story) -> dict[int, list[int]]:
+    records = [Item(item=i, categories=names, deleted=gone) for i, names, gone in story]
+    return category_keys(records)
 
 
 def codes_of(memory: ItemCategories, keys: Sequence[int]) -> list[list[int]]:
