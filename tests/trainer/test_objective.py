@@ -68,4 +68,15 @@ def test_the_action_loss_is_the_mean_cross_entropy() -> None:
         for x, y in zip(logits_RA.flatten().tolist(), label_RA.flatten().tolist(), strict=True)
         for p in [1 / (1 + math.exp(-x))]
     ]
-    assert float(action_loss(logits_RA, label_RA)) == pytest.approx(sum(terms) / 4)
+    every_RA, no = torch.ones_like(label_RA), torch.tensor(False)
+    assert float(action_loss(logits_RA, label_RA, every_RA, no)) == pytest.approx(sum(terms) / 4)
+
+
+def test_terms_that_do_not_count_are_not_in_the_mean_and_a_correction_exchanges_the_label() -> None:
+    logits_RA = torch.tensor([[0.5], [3.0], [-1.0]], dtype=torch.float64)
+    label_RA = torch.tensor([[1.0], [0.0], [1.0]], dtype=torch.float64)
+    counted_RA = torch.tensor([[1.0], [0.0], [0.0]], dtype=torch.float64)
+    learned = math.log1p(math.exp(-0.5))  # a positive
+    corrected = 1.0  # loss(1) - loss(0) of the third: minus its logit; the second is left out
+    loss = float(action_loss(logits_RA, label_RA, counted_RA, torch.tensor(False)))
+    assert loss == pytest.approx((learned + corrected) / 2)

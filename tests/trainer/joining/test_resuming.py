@@ -66,6 +66,7 @@ def test_a_stream_that_holds_too_little_is_warned_of(
 ) -> None:
     with trained.training() as trainer:
         joiner, stream = trainer.teacher.state.joiner, trainer.stream
+        caplog.clear()
         warn_of_short_retention(stream, joiner)
         assert caplog.text == ""
         monkeypatch.setattr(stream, "bounds", lambda topic, _: (10, 40))
