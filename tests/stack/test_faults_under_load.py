@@ -87,6 +87,7 @@ def test_nothing_is_lost_or_learned_twice_whatever_dies() -> None:
     with started(PLAN, shape, past=3_000) as (site, plan), ExitStack() as stack:
         begun, before, story = accounts.ends(site.stream), learned(site), Story(site, stack)
         with site.load(plan, "faults") as load:
+            until(lambda: _grown(site, begun), "the load's first action in the log")
             with story.during("calm"):
                 time.sleep(CALM_SECONDS)
             with story.during("no trainer"):
