@@ -1,18 +1,22 @@
 """What brokers are asked: topics, bounds, fetches, group offsets. Every error is a StreamError."""
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import KafkaError, NodeNotReadyError, TopicAlreadyExistsError
 from kafka.protocol.consumer import IsolationLevel
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from service.streams.kafka.connecting import Connection, explained
 
 READ_COMMITTED = IsolationLevel.READ_COMMITTED
+
+AGAIN_SECONDS, PAUSE_SECONDS = 2.0, 0.05
+"""How long what is asked waits for a connection to a broker, and between two looks for one."""
 
 T = TypeVar("T")
 
@@ -122,15 +126,22 @@ class Cluster:
             client.close()
 
     def _ask(self, what: str, question: Callable[[KafkaAdminClient], T]) -> T:
-        client = self._connection.get()
+        client, until = self._connection.get(), time.monotonic() + AGAIN_SECONDS
         with explained(what, self._connection.servers):
-            try:
-                return question(client)
-            except KafkaError:
-                raise
-            except (OSError, RuntimeError):
-                self._connection.drop(client)  # its thread ended
-                raise
+            while True:
+                try:
+                    return question(client)
+                except NodeNotReadyError:
+                    # Connections that nobody used for minutes were closed; they are made again.
+                    if time.monotonic() >= until:
+                        raise
+                    self.look_again()
+                    time.sleep(PAUSE_SECONDS)
+                except KafkaError:
+                    raise
+                except (OSError, RuntimeError):
+                    self._connection.drop(client)  # its thread ended
+                    raise
 
 
 def _found(topic: dict[str, Any]) -> Found:
