@@ -132,7 +132,7 @@ class Cluster:
                 try:
                     return question(client)
                 except NodeNotReadyError:
-                    # After a lost connection the client stands back for a moment, then makes another.
+                    # After a lost connection the client stands back, then makes another.
                     if time.monotonic() >= until:
                         raise
                     self.look_again()
