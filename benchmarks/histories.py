@@ -17,7 +17,6 @@ from uuid import uuid4
 
 import msgspec
 import numpy as np
-from prometheus_client import Gauge
 from redis import Redis
 
 from benchmarks import report
@@ -37,9 +36,6 @@ from service.redis.connection import connect, redis_errors
 from service.redis.settings import RedisSettings
 from service.streams import LocalStream, LocalStreamSettings
 from service.versions import VersionDirectory
-from serving.breaker import Breaker
-from serving.last_seen import LastSeen
-from serving.value_reader import ValueReader
 
 PARTITIONS, READS = 4, 5000
 START = 1_732_096_800.0
@@ -137,15 +133,11 @@ class Bench:
 
     def reads(self) -> list[float]:
         """Seconds of each of some reads."""
-        breaker = Breaker("Redis", Gauge("up", "Redis", registry=None))
-        reader = ValueReader(self.store, LastSeen(0), breaker, 1.0, 1.0)
-        reader.start()
         make, waits = np.random.default_rng(1), []
         for number in make.integers(0, len(self.users), READS).tolist():
             began = time.perf_counter()
-            reader.ask(key_of(self.users[number])).result()
+            self.store.read([key_of(self.users[number])])
             waits.append(time.perf_counter() - began)
-        reader.close()
         return waits
 
     def remove(self) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from service.errors import FreshetError
 from service.logs import add_log_options, log_uncaught, start_logging
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 class Http(uvicorn.Server):
     """uvicorn, stopped in order: not ready, wait for balancers, finish what runs, exit 0."""
 
-    def __init__(self, app: FastAPI, server: Server, host: str, port: int) -> None:
+    def __init__(self, app: ASGIApp, server: Server, host: str, port: int) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -86,6 +86,7 @@ class Http(uvicorn.Server):
                 ws="none",
                 log_config=None,
                 access_log=False,
+                proxy_headers=False,
                 server_header=False,
                 timeout_graceful_shutdown=FINISH_SECONDS,
             )

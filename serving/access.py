@@ -10,7 +10,6 @@ import time
 from contextlib import nullcontext as idle
 from typing import Any
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.logs import about
@@ -32,6 +31,14 @@ HEADERS = {
 PAGES = ("/docs", "/redoc")
 """Made for browsers, with scripts from elsewhere: they must not be framed either."""
 PAGE_POLICY = "frame-ancestors 'none'"
+
+
+def _raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+
+_OTHERS = _raw(HEADERS)
+_PAGE = _raw({**HEADERS, "Content-Security-Policy": PAGE_POLICY})
 
 
 class Access:
@@ -79,9 +86,7 @@ class Access:
 
 
 def _add_headers(message: Message, path: str, request_id: str) -> None:
-    headers = MutableHeaders(scope=message)
-    headers["X-Request-Id"] = request_id
-    for name, value in HEADERS.items():
-        headers.setdefault(name, value)
-    if path.startswith(PAGES):
-        headers["Content-Security-Policy"] = PAGE_POLICY
+    headers: list[tuple[bytes, bytes]] = message["headers"]
+    known = {name for name, _ in headers}
+    own = [(b"x-request-id", request_id.encode()), *(_PAGE if path.startswith(PAGES) else _OTHERS)]
+    headers.extend(one for one in own if one[0] not in known)

@@ -6,10 +6,13 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from serving.access import NOTES, Access
 from serving.connections import Crowd
+from serving.direct import Direct
 from serving.problems import Problem
 from serving.routes import router
 from serving.server import Server
@@ -23,8 +26,9 @@ Every error is a problem document (RFC 9457) with a stable `type`; docs/api.md l
 """
 
 
-def create_app(server: Server) -> FastAPI:
-    """The application; its lifespan starts and stops the server's threads."""
+def create_app(server: Server) -> ASGIApp:
+    """The application; its lifespan starts and stops the server's threads. Whatever happens, it
+    passes `Access` first, so that every answer is logged and counted."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -34,14 +38,14 @@ def create_app(server: Server) -> FastAPI:
         finally:
             server.close()
 
+    routes = router(server)
     app = FastAPI(title="Freshet", version="1", description=DESCRIPTION, lifespan=lifespan)
-    app.include_router(router(server))
+    app.include_router(routes)
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(HTTPException, _routing_problem)
     app.add_exception_handler(Exception, _failure)
-    app.add_middleware(Crowd)
-    app.add_middleware(Access, metrics=server.metrics)
-    return app
+    own = [route for route in routes.routes if isinstance(route, APIRoute)]
+    return Access(Crowd(Direct(app, own, _failure)), server.metrics)
 
 
 async def _problem(_: Request, error: Exception) -> Response:

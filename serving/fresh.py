@@ -74,7 +74,7 @@ class HistoryFollower:
         """Something was appended by this process: read it now."""
         self._woken.set()
 
-    async def of(self, user_key: int) -> History:
+    def of(self, user_key: int) -> History:
         """As HistorySource.of: whatever is there when the ranking's turn has come."""
         return partial(_read, user_key)
 

@@ -6,8 +6,9 @@ from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Request, Security
-from fastapi.security import APIKeyHeader, HTTPBearer, SecurityScopes
+from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
+from starlette.datastructures import Headers
 
 from service.errors import SettingsError
 from service.keys import Scope
@@ -45,23 +46,17 @@ class Guard:
 
     def needs(self, scope: Scope, spends: Spends | None = None) -> Sequence[Any]:
         """Dependencies of a route: a key with this scope, whose rate is not used up."""
+        return [Security(Needs(self, scope, spends), scopes=[scope])]
 
-        async def check(
-            request: Request,
-            needed: SecurityScopes,
-            key: Annotated[str | None, Depends(_header)],
-            bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-        ) -> None:
-            token = key or (bearer.credentials if bearer else "")
-            caller = self._caller(request, token)
-            self._require_scope(caller, needed.scopes[0])
-            if spends == "rankings":
-                self._spend("rankings", caller.rankings, caller.rankings.take(1))
-            elif spends == "records":  # how many it has is known when the body is read
-                self._spend("records", caller.records, caller.records.wait())
-            request.scope[CALLER] = caller
-
-        return [Security(check, scopes=[scope])]
+    def admit(self, request: Request, scope: Scope, spends: Spends | None) -> None:
+        """Note who asks. Raises Problem unless that is allowed."""
+        caller = self._caller(request, _token(request.headers))
+        self._require_scope(caller, scope)
+        if spends == "rankings":
+            self._spend("rankings", caller.rankings, caller.rankings.take(1))
+        elif spends == "records":  # how many it has is known when the body is read
+            self._spend("records", caller.records, caller.records.wait())
+        request.scope[CALLER] = caller
 
     def require_candidates(self, count: int) -> None:
         """Raise Problem 422 for a list longer than `limits.candidates`."""
@@ -119,6 +114,26 @@ class Guard:
         return problem
 
 
+class Needs:
+    """What one route asks of who comes. As a dependency it tells OpenAPI how keys are sent."""
+
+    def __init__(self, guard: Guard, scope: Scope, spends: Spends | None) -> None:
+        self._guard, self._scope, self._spends = guard, scope, spends
+
+    async def __call__(
+        self,
+        request: Request,
+        _key: Annotated[str | None, Depends(_header)],
+        _bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    ) -> None:
+        """As `check`."""
+        self.check(request)
+
+    def check(self, request: Request) -> None:
+        """Raise Problem unless the request may be answered."""
+        self._guard.admit(request, self._scope, self._spends)
+
+
 class Meter:
     """Holds the records of one batch against the limits of its sender and of its users."""
 
@@ -145,6 +160,14 @@ def require_keys(host: str, keyed: bool, open_allowed: bool) -> None:
             '`freshet keys new` and name their file in [serving] keys = "FILE", or say '
             "--allow-open if whoever can reach it may do anything"
         )
+
+
+def _token(headers: Headers) -> str:
+    """The key that was sent, empty without one."""
+    if key := headers.get("x-api-key"):
+        return key
+    kind, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if kind.lower() == "bearer" else ""
 
 
 def _loopback(host: str) -> bool:

@@ -4,13 +4,10 @@ Nothing here follows the log: `freshet histories` does. What this follows is how
 come, and operators' decisions, so that nobody is ranked by what was erased.
 """
 
-import asyncio
 import logging
 import threading
 import time
-from concurrent.futures import Future
-from contextlib import suppress
-from typing import Any
+from functools import partial
 
 from service.errors import FreshetError
 from service.histories.local import Histories
@@ -19,7 +16,7 @@ from service.histories.redis.values import EVER_MS, ValueDamaged, history_of
 from service.histories.settings import HistorySettings
 from service.histories.starting import TOPIC
 from service.metrics import ServingMetrics
-from service.redis.connection import RedisAway, connect
+from service.redis.connection import RedisAway, RedisSlow, connect
 from service.redis.settings import RedisSettings
 from service.streams import Stream
 from service.versions import VersionDirectory
@@ -28,9 +25,11 @@ from serving.engine import Tables
 from serving.last_seen import LastSeen
 from serving.settings import ServingSettings
 from serving.sources import History
-from serving.value_reader import ValueReader
 
 log = logging.getLogger("serving.remote")
+
+PROBE_USER = 0
+"""Any user will do: what counts is that an answer comes."""
 
 
 class RemoteHistories:
@@ -51,27 +50,24 @@ class RemoteHistories:
         self._directory, self._stream = directory, stream
         self._histories, self._metrics = histories, metrics
         self._wait_seconds, self._retry_seconds = redis.wait_ms / 1000, redis.retry_seconds
-        self._poll_seconds = serving.poll_seconds
-        # A read that was given up holds up those after it: not for longer than a retry.
-        self._clients = [connect(redis, redis.retry_seconds) for _ in range(2)]
-        values, self._store = (
+        self._poll_seconds = min(serving.poll_seconds, redis.retry_seconds)
+        waits = self._wait_seconds, self._retry_seconds
+        self._clients = [connect(redis, seconds, connect_seconds=seconds) for seconds in waits]
+        self._values, self._store = (
             HistoryStore(client, redis.prefix, histories) for client in self._clients
         )
         self._seen = LastSeen(redis.cache_bytes)
         self._breaker = Breaker("Redis", metrics.redis_up)
-        self._reader = ValueReader(
-            values, self._seen, self._breaker, self._wait_seconds, self._retry_seconds
-        )
         self._erased: dict[int, int] = {}
         self._generation = 0
         self._watermark_ms = 0
+        self._probed = 0.0
         self._trouble = ""
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="decisions", daemon=True)
 
     def start(self) -> None:
-        """Begin to read values and to follow decisions."""
-        self._reader.start()
+        """Begin to follow decisions, and to see whether Redis answers."""
         self._thread.start()
 
     def wake(self) -> None:
@@ -81,14 +77,17 @@ class RemoteHistories:
         """Stop, and let go of the connections."""
         self._stopped.set()
         self._thread.join()
-        self._reader.close()
         for client in self._clients:
             client.close()
 
-    async def of(self, user_key: int) -> History:
-        """The history in Redis, or within the bound on the wait what was seen of it last."""
+    def of(self, user_key: int) -> History:
+        """As HistorySource.of: read when the ranking's turn has come, by the engine's thread; or
+        what was seen of it last, if no answer comes within the bound on the wait."""
+        return partial(self._read, user_key)
+
+    def _read(self, user_key: int, _: Tables) -> Histories:
         began = time.perf_counter()
-        value, outcome = await self._value(user_key)
+        value, outcome = self._value(user_key)
         erased_ms = self._erased.get(user_key, EVER_MS)
         try:
             history = history_of(value, self._histories, self._watermark_ms, erased_ms)
@@ -96,21 +95,22 @@ class RemoteHistories:
             outcome, history = "damaged", history_of(None, self._histories)
         self._metrics.history_reads_total.labels(outcome).inc()
         self._metrics.history_read_seconds.observe(time.perf_counter() - began)
-        return _given(history)
+        return history
 
-    async def _value(self, user_key: int) -> tuple[bytes | None, str]:
+    def _value(self, user_key: int) -> tuple[bytes | None, str]:
         """The value, and how it was come by."""
         if self._breaker.open:
             return self._last(user_key)
-        asked = self._reader.ask(user_key)
-        await _done(asked, self._wait_seconds)
-        if not asked.done():
-            self._breaker.late(f"no answer within {self._wait_seconds * 1000:g} ms")
+        try:
+            (value,) = self._values.read([user_key])
+        except RedisSlow as error:
+            self._breaker.late(f"no answer within {self._wait_seconds * 1000:g} ms: {error}")
             return self._last(user_key)
-        if asked.exception() is not None:
+        except RedisAway as error:
+            self._breaker.failed(str(error))
             return self._last(user_key)
         self._breaker.answered()
-        value = asked.result()
+        self._seen.put(user_key, value)
         return value, "missing" if value is None else "hit"
 
     def _last(self, user_key: int) -> tuple[bytes | None, str]:
@@ -118,12 +118,26 @@ class RemoteHistories:
         return value, "lost" if value is None else "stale"
 
     def _follow(self) -> None:
+        self._probe()
         while not self._stopped.is_set():
             decided = self._decide()
+            if self._breaker.open and time.monotonic() - self._probed >= self._retry_seconds:
+                self._probe()
             self._look()
-            if decided and self._reader.tried.is_set():
+            if decided:
                 self.caught_up.set()
             self._stopped.wait(self._poll_seconds)
+
+    def _probe(self) -> None:
+        """Ask as a ranking would; a service that answers too late is as good as away."""
+        self._probed = time.monotonic()
+        try:
+            self._store.read([PROBE_USER])
+        except RedisAway as error:
+            self._breaker.failed(str(error))
+            return
+        if time.monotonic() - self._probed <= self._wait_seconds:
+            self._breaker.probed()
 
     def _decide(self) -> bool:
         """Read operators' decisions; whether that is done."""
@@ -161,27 +175,3 @@ class RemoteHistories:
         if generation != self.obeyed:
             self._seen.drop(self._erased)
         self.obeyed = generation
-
-
-async def _done(asked: "Future[Any]", seconds: float) -> None:
-    """Return when it is done, or the time is over. Nobody needs to take its result."""
-    loop = asyncio.get_running_loop()
-    woken: asyncio.Future[None] = loop.create_future()
-
-    def wake() -> None:
-        if not woken.done():
-            woken.set_result(None)
-
-    def tell(_: Any) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(wake)
-
-    asked.add_done_callback(tell)
-    await asyncio.wait({woken}, timeout=seconds)
-
-
-def _given(history: Histories) -> History:
-    def give(_: Tables) -> Histories:
-        return history
-
-    return give

@@ -74,7 +74,7 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
         asked = _parse(RankRequest, body)
         server.guard.require_candidates(len(asked.items))
         job = scoring.Rank(
-            await server.histories.of(user_key(asked.user)),
+            server.histories.of(user_key(asked.user)),
             asked.items,
             keys_of("items", asked.items),
             _milliseconds(asked.at),
@@ -95,7 +95,7 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
         started = time.perf_counter()
         asked = _parse(RecommendRequest, body)
         job = scoring.Recommend(
-            await server.histories.of(user_key(asked.user)),
+            server.histories.of(user_key(asked.user)),
             asked.n,
             asked.exclude_seen,
             keys_of("exclude", asked.exclude),
@@ -181,7 +181,7 @@ def _add_state(routes: APIRouter, server: Server) -> None:
         responses=problems(401, 403, 503),
         dependencies=may_decide,
     )
-    async def unpin() -> Response:
+    async def unpin(_: Request) -> Response:
         """Follow the newest version again."""
         return _json(await asyncio.to_thread(server.unpin))
 

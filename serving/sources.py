@@ -32,6 +32,6 @@ class HistorySource(Protocol):
         """Stop."""
         ...
 
-    async def of(self, user_key: int) -> History:
-        """A user's history, all that is kept; never fails, and never waits for long."""
+    def of(self, user_key: int) -> History:
+        """A user's history, all that is kept; it never fails, and is never waited for long."""
         ...

@@ -18,6 +18,7 @@ from benchmarks.stack.run import learned
 from benchmarks.stack.sent import REQUEST, UNANSWERED, Sent, column
 from service.commands.processes import Child
 from service.errors import StreamError
+from service.streams.kafka.settings import KafkaSettings
 
 pytestmark = [
     pytest.mark.stack,
@@ -30,6 +31,8 @@ PLAN = Plan(
     users=2_000, items=1_000, candidates=64, shown=10, body=10, direct=0.3,
 )  # fmt: skip
 DEAD_SECONDS = 3.0
+NO_BROKER_SECONDS = KafkaSettings().append_timeout_seconds + 3.0
+"""Longer than an append waits for its acknowledgement."""
 CALM_SECONDS = 3.0
 BETWEEN_SECONDS = 1.0
 SLOW_SECONDS = 10.0
@@ -143,7 +146,7 @@ def _broker_dies(story: Story) -> None:
     assert broker is not None
     ends = accounts.ends(site.stream)
     broker.kill()
-    time.sleep(DEAD_SECONDS)
+    time.sleep(NO_BROKER_SECONDS)
     broker.start()
     until(lambda: _grown(site, ends), "an action in the log again")
 

@@ -199,17 +199,6 @@ def test_a_server_that_starts_while_redis_is_away_begins_to_use_it(sited, own_re
     until(lambda: scores(other, "u0") == expected)
 
 
-def test_a_reader_tells_many_users_apart_when_they_are_asked_at_once(sited):
-    site, followed = sited()
-    followed.append(random_actions(4, 3000))
-    followed.write()
-    reader = site.server.histories._reader
-    users = [f"u{n % 40}" for n in range(2000)]
-    futures = [reader.ask(key_of(user)) for user in users]
-    values = {user: followed.value(user) for user in set(users)}
-    assert [future.result(20) for future in futures] == [values[user] for user in users]
-
-
 def test_what_the_server_read_is_what_local_histories_hold(sited):
     site, followed = sited()
     followed.append(random_actions(5, 2500))
@@ -217,13 +206,11 @@ def test_what_the_server_read_is_what_local_histories_hold(sited):
     histories, watermark_ms = followed.local()
     source = site.server.histories
     site.until(lambda: source._watermark_ms == watermark_ms)
-    loop_read = site.server.engine.do
+    do = site.server.engine.do
     for user in [f"u{n}" for n in range(31)]:
-        value = source._reader.ask(key_of(user)).result(20)
-        assert value == followed.value(user)
         expected = histories.read(np.array([key_of(user)]), 64, watermark_ms)
-        assert same(followed.history(user, watermark_ms), expected)
-    assert loop_read(lambda tables: len(tables.histories)) == 0
+        assert same(do(source.of(key_of(user))), expected)
+    assert do(lambda tables: len(tables.histories)) == 0
 
 
 def test_an_erased_user_is_not_ranked_by_what_was_erased(sited):
