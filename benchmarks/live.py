@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.feed import Feed
 from benchmarks.report import CheckFailed, progress
@@ -23,7 +24,7 @@ from service.commands.settings_file import write_settings
 from service.streams import LocalStream
 
 HISTORY = 256
-WATCHED = [f"watched-{number}" for number in range(32)]
+WATCHED = [f"watched-{number}" for number in range(64)]
 SETTINGS = {
     "model": {"dim": 64, "layers": 2, "window": HISTORY},
     "actions": {"types": {"click": {"positive": True, "weight": 1.0}}},
@@ -63,8 +64,9 @@ def learned() -> Iterator[DataFolder]:
 
 
 @contextmanager
-def served(folder: DataFolder) -> Iterator[Live]:
-    """The folder with a server that is ready."""
+def served(folder: DataFolder, **serving: Any) -> Iterator[Live]:
+    """The folder with a server that is ready. `serving`: settings of that section."""
+    write_settings(folder.settings, {**SETTINGS, "serving": serving})
     live = Live(folder, free_port())
     with folder.server(live.port) as server:
         deadline = time.monotonic() + READY_SECONDS
@@ -77,9 +79,12 @@ def served(folder: DataFolder) -> Iterator[Live]:
 
 
 @contextmanager
-def training(folder: DataFolder, actions_per_second: int) -> Iterator[None]:
+def training(
+    folder: DataFolder, actions_per_second: int, publish_seconds: float = 2.0
+) -> Iterator[None]:
     """A trainer that learns beside whatever the block does, fed by a process of its own."""
     folder.end.unlink(missing_ok=True)
+    write_settings(folder.settings, {**SETTINGS, "trainer": {"publish_seconds": publish_seconds}})
     with folder.trainer(free_port()), Feed(folder.stream, actions_per_second):
         yield
 

@@ -1,39 +1,55 @@
-"""How long a ranking takes over HTTP, and how many a server sustains.
+"""How long a ranking takes over HTTP, what HTTP adds, and how latency grows with the load.
 
-256 events of history, 512 candidates all returned with every head, d=64, 2 layers, one action head
-on. This process is the load and nothing else: server, trainer and feed are processes of their own.
-`--with-trainer` measures the same beside a trainer that learns from a steady feed.
+256 events of history, 512 candidates, d=64, 2 layers, one action head on. This process is the load
+and nothing else: server, trainer and feed are processes of their own. `kept`: the user's history
+was read for an earlier request; `anew`: by a server that keeps nothing. `--with-trainer` measures
+the same beside a trainer that learns from a steady feed. The curve is an open loop: arrivals at
+random times whatever became of those before, users by a Zipf law from a fixed seed, a version every
+ten seconds; latencies run from when a request was due.
 """
 
 import argparse
+import asyncio
 import http.client
 import itertools
 import json
 import random
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 
+import httpx
 import msgspec
 import numpy as np
 import torch
 
 from benchmarks import live, report
 from benchmarks.live import HISTORY, WATCHED, Live
-from benchmarks.report import CheckFailed, Figure
+from benchmarks.report import CheckFailed, Figure, progress
+from benchmarks.stack.client import Site, Unanswered
+from benchmarks.stack.plan import arrivals
 from benchmarks.visits import ITEMS
 from service.actions import Impression, key_of
+from service.commands.folder import DataFolder
 from service.histories.local import Histories
-from service.model.ranker import Ranker
+from service.metrics import Readings as Exposition
+from service.model.ranker import Ranker, Request
+from service.model.readings import Readings
 from service.streams import LocalStream
 from service.versions import Snapshot, VersionDirectory
 
 CANDIDATES = 512
-CONNECTIONS = 8
-WARM_REQUESTS = 30
+SHOWN = 20
+WARM_REQUESTS = 100
+BARE_RUNS = 40
+PUBLISH_SECONDS = 10.0
+RATES = (50, 100, 150, 200, 250, 300, 400, 600)
+ZIPF = 1.0
 SHAPE = {"history": HISTORY, "candidates": CANDIDATES, "dim": 64, "layers": 2, "action_heads": 1}
+SERVERS = {"kept": {}, "anew": {"reading_bytes": 0}}
+JSON = {"Content-Type": "application/json"}
 
 
 def main() -> int:
@@ -43,13 +59,18 @@ def main() -> int:
     options.add_argument("--feed", type=int, default=1000, help="actions/s that the trainer learns")
     options.add_argument("--seconds", type=float, help="length of a run (5; quick: 2)")
     options.add_argument("--runs", type=int, help="runs (5; quick: 3)")
+    options.add_argument("--curve", action="store_true", help="latency over load, and only that")
     options.parse_args()  # help and mistakes before the work
-    with live.learned() as folder, live.served(folder) as site:
+    with live.learned() as folder:
+
+        def verify(_: argparse.Namespace) -> None:
+            with live.served(folder) as site:
+                check(site)
 
         def measure(chosen: argparse.Namespace) -> Iterator[Figure]:
-            return _measure(site, chosen)
+            return _curve(folder, chosen) if chosen.curve else _measure(folder, chosen)
 
-        return report.run(options, lambda _: check(site), measure)
+        return report.run(options, verify, measure)
 
 
 def check(site: Live) -> None:
@@ -83,96 +104,174 @@ def _history_seen(site: Live) -> int | None:
     raise CheckFailed("the ranking was not logged as shown")
 
 
-def _measure(site: Live, chosen: argparse.Namespace) -> Iterator[Figure]:
+@dataclass(frozen=True)
+class Times:
+    """Seconds of requests, from send to the last byte, and of each what the engine had."""
+
+    whole: list[float]
+    engine: list[float]
+
+    @property
+    def http(self) -> float:
+        """Median of what is not the engine's: HTTP, JSON, checks, the log line."""
+        pairs = zip(self.whole, self.engine, strict=True)
+        return statistics.median(whole - engine for whole, engine in pairs)
+
+
+def _measure(folder: DataFolder, chosen: argparse.Namespace) -> Iterator[Figure]:
+    """One request at a time."""
     seconds = chosen.seconds or (2.0 if chosen.quick else 5.0)
     runs = chosen.runs or (3 if chosen.quick else 5)
-    settings = {**SHAPE, "trainer": "learning" if chosen.with_trainer else "idle"}
-    with ExitStack() as stack:
-        if chosen.with_trainer:
-            stack.enter_context(live.training(site.folder, chosen.feed))
-            time.sleep(live.SETTLE_SECONDS)
-            settings["feed_per_second"] = chosen.feed
-        load(site, WARM_REQUESTS, 60.0, seed=0)
-        results = [load(site, 10**9, seconds, seed=run) for run in range(runs)]
-        for name, share in (("p50", 0.5), ("p99", 0.99)):
-            values = [float(np.quantile(times, share)) for times in results]
-            requests = sum(map(len, results))
-            yield Figure.of(f"ranking.{name}_seconds", "s", values, requests=requests, **settings)
-        yield _sustained(site, seconds, runs, settings)
-    if not chosen.with_trainer:
-        yield _over_model_call(site, statistics.median(itertools.chain(*results)), settings)
+    bare = Bare(folder)
+    for reading, settings in SERVERS.items():
+        with ExitStack() as stack:
+            site = stack.enter_context(live.served(folder, **settings))
+            shape = {**SHAPE, "reading": reading, "trainer": "idle"}
+            if chosen.with_trainer:
+                stack.enter_context(live.training(folder, chosen.feed))
+                time.sleep(live.SETTLE_SECONDS)
+                shape |= {"trainer": "learning", "feed_per_second": chosen.feed}
+            load(site, WARM_REQUESTS, 60.0, seed=0, shown=SHOWN)
+            yield from _one_at_a_time(site, bare, shape, runs, seconds)
 
 
-def load(site: Live, requests: int, seconds: float, seed: int) -> list[float]:
-    """Rank one after the other on one connection; seconds of each, from send to the last byte."""
-    rng = random.Random(seed)
-    times: list[float] = []
+def _one_at_a_time(
+    site: Live, bare: "Bare", shape: dict[str, object], runs: int, seconds: float
+) -> Iterator[Figure]:
+    few, all_, ratios = [], [], []
+    for run in range(runs):
+        few.append(load(site, 10**9, seconds, run, SHOWN))
+        ratios.append(statistics.median(few[-1].whole) / bare.seconds(shape["reading"] == "kept"))
+        all_.append(load(site, 10**9, seconds / 2, run, CANDIDATES))
+        progress(f"run {run + 1}/{runs}: p50 {1000 * statistics.median(few[-1].whole):.2f} ms")
+    requests = sum(len(times.whole) for times in few)
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        values = [float(np.quantile(times.whole, share)) for times in few]
+        yield Figure.of(
+            f"ranking.{name}_seconds", "s", values, requests=requests, returned=SHOWN, **shape
+        )
+    for returned, results in ((SHOWN, few), (CANDIDATES, all_)):
+        http_seconds = [times.http for times in results]
+        yield Figure.of("ranking.http_seconds", "s", http_seconds, returned=returned, **shape)
+    yield Figure.of("ranking.over_bare_call_ratio", "", ratios, **shape)
+
+
+def load(site: Live, requests: int, seconds: float, seed: int, shown: int) -> Times:
+    """Rank one after the other on one connection."""
+    rng, times = random.Random(seed), Times([], [])
     connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=30)
-    bodies = [_body(rng) for _ in range(64)]
+    bodies = [_body(rng, user, shown) for user in WATCHED]
     deadline = time.perf_counter() + seconds
-    while len(times) < requests and (started := time.perf_counter()) < deadline:
+    while len(times.whole) < requests and (started := time.perf_counter()) < deadline:
         connection.request("POST", "/v1/rank", rng.choice(bodies), JSON)
         answer = connection.getresponse()
         answer.read()
-        times.append(time.perf_counter() - started)
+        times.whole.append(time.perf_counter() - started)
         if answer.status != 200:
             raise CheckFailed(f"a ranking was answered with {answer.status}")
+        times.engine.append(float(answer.headers["Server-Timing"].partition("dur=")[2]) / 1000)
     connection.close()
     return times
 
 
-JSON = {"Content-Type": "application/json"}
-
-
-def _body(rng: random.Random) -> bytes:
+def _body(rng: random.Random, user: str, shown: int) -> bytes:
     items = live.candidates(rng, CANDIDATES)
-    return json.dumps({"user": rng.choice(WATCHED), "items": items}).encode()
+    return json.dumps({"user": user, "items": items, "n": shown}).encode()
 
 
-def _sustained(site: Live, seconds: float, runs: int, settings: Mapping[str, object]) -> Figure:
-    """Rankings per second on several connections that never pause."""
-    rates, tails = [], []
-    for run in range(runs):
-        seeds = range(run * CONNECTIONS, (run + 1) * CONNECTIONS)
-        with ThreadPoolExecutor(CONNECTIONS) as pool:
-            parts = pool.map(lambda seed: load(site, 10**9, seconds, seed), seeds)
-            times = list(itertools.chain(*parts))
-        rates.append(len(times) / seconds)
-        tails.append(float(np.quantile(times, 0.99)))
-    more = {"connections": CONNECTIONS, "p99_seconds": round(max(tails), 4)}
-    return Figure.of("ranking.sustained_per_second", "1/s", rates, **more, **settings)
+class Bare:
+    """The same model called in this process: tokens, gather, layers, heads, and nothing around."""
 
+    def __init__(self, folder: DataFolder) -> None:
+        torch.set_num_threads(1)
+        directory = VersionDirectory(folder.root / "versions")
+        number = directory.latest()
+        assert number is not None
+        self._ranker = Ranker(Snapshot.read(directory, number), Readings(2**30))
+        self._rng = random.Random(3)
+        self._history = self._made()
 
-def _over_model_call(site: Live, request_seconds: float, settings: Mapping[str, object]) -> Figure:
-    """What HTTP, JSON, queue and sorting add to tokens, gather, layers and heads."""
-    torch.set_num_threads(1)
-    directory = VersionDirectory(site.folder.root / "versions")
-    number = directory.latest()
-    assert number is not None
-    ranker = Ranker(Snapshot.read(directory, number))
-    rng, values = random.Random(3), []
-    history = _history(ranker, rng)
-    for _ in range(5):
+    def seconds(self, kept: bool) -> float:
+        """Median of some calls."""
         times = []
-        for _ in range(40):
-            keys = np.array([key_of(item) for item in live.candidates(rng, CANDIDATES)])
+        for _ in range(BARE_RUNS):
+            items = live.candidates(self._rng, CANDIDATES)
+            keys = np.array([key_of(item) for item in items])
+            now_ms = int(time.time() * 1000)
             started = time.perf_counter()
-            ranker.rank(history, keys, int(time.time() * 1000))
+            self._ranker.rank_all([Request(self._history, keys, now_ms, 1 if kept else None)])
             times.append(time.perf_counter() - started)
-        values.append(request_seconds / statistics.median(times))
-    return Figure.of("ranking.over_model_call_ratio", "", values, **settings)
+        return statistics.median(times)
+
+    def _made(self) -> Histories:
+        keys: Sequence[int] = [key_of(self._rng.choice(ITEMS)) for _ in range(HISTORY)]
+        now_ms = int(time.time() * 1000)
+        return Histories(
+            np.array([0, HISTORY]), np.array(keys), np.zeros(HISTORY, np.int64),
+            now_ms - 60_000 * np.arange(HISTORY, 0, -1), np.array([HISTORY]),
+        )  # fmt: skip
 
 
-def _history(ranker: Ranker, rng: random.Random) -> Histories:
-    keys: Sequence[int] = [key_of(rng.choice(ITEMS)) for _ in range(HISTORY)]
-    now_ms = int(time.time() * 1000)
-    return Histories(
-        np.array([0, HISTORY]),
-        np.array(keys),
-        np.zeros(HISTORY, np.int64),
-        now_ms - 60_000 * np.arange(HISTORY, 0, -1),
-        np.array([HISTORY]),
-    )
+def _curve(folder: DataFolder, chosen: argparse.Namespace) -> Iterator[Figure]:
+    """One rate after another until requests are turned away."""
+    seconds = chosen.seconds or (4.0 if chosen.quick else 20.0)
+    with live.served(folder) as site, live.training(folder, chosen.feed, PUBLISH_SECONDS):
+        load(site, WARM_REQUESTS, 60.0, seed=0, shown=SHOWN)
+        for rate in RATES:
+            before = _readings(site)
+            whole, refused = asyncio.run(_open_loop(site, rate, seconds))
+            during = {name: count - before[name] for name, count in _readings(site).items()}
+            settings = {
+                **SHAPE, "rate": rate, "answered": len(whole), "turned_away": refused,
+                "hit_rate": round(during["hit"] / max(1, sum(during.values())), 3),
+                "publish_seconds": PUBLISH_SECONDS, "feed_per_second": chosen.feed,
+            }  # fmt: skip
+            for name, share in (("p50", 0.5), ("p99", 0.99)):
+                value = float(np.quantile(whole, share))
+                yield Figure.of(f"ranking.loaded_{name}_seconds", "s", [value], **settings)
+            progress(f"{rate}/s: p99 {1000 * value:.0f} ms, {refused} turned away")
+            if refused:
+                return
+
+
+async def _open_loop(site: Live, rate: float, seconds: float) -> tuple[list[float], int]:
+    """Seconds of the requests that were answered, from when they were due, and how many were
+    turned away."""
+    rng, asked, whole, refused = random.Random(7), Site(site.port), [], 0
+    shares = [1 / (place + 1) ** ZIPF for place in range(len(WATCHED))]
+    bodies = [_body(rng, user, SHOWN) for user in WATCHED]
+
+    async def ask(due: float, body: bytes) -> None:
+        nonlocal refused
+        try:
+            status, _ = await asked.post("/v1/rank", body)
+        except Unanswered as error:
+            raise CheckFailed(f"a ranking was not answered: {error}") from None
+        if status == 200:
+            whole.append(time.monotonic() - due)
+        elif status == 429:
+            refused += 1
+        else:
+            raise CheckFailed(f"a ranking was answered with {status}")
+
+    start, running = time.monotonic() + 0.1, []
+    chosen = itertools.cycle(rng.choices(bodies, shares, k=4096))
+    for due in arrivals(rate, start, start + seconds, f"curve-{rate}"):
+        if (wait := due - time.monotonic()) > 0:
+            await asyncio.sleep(wait)
+        running.append(asyncio.create_task(ask(due, next(chosen))))
+    await asyncio.gather(*running)
+    asked.close()
+    return whole, refused
+
+
+def _readings(site: Live) -> dict[str, float]:
+    """How many histories were kept, extended and read so far."""
+    text = httpx.get(f"{site.url}/metrics").text
+    return {
+        outcome: Exposition(text).get("readings_total", outcome=outcome)
+        for outcome in ("hit", "extended", "read")
+    }
 
 
 if __name__ == "__main__":

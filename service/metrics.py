@@ -288,6 +288,14 @@ class ServingMetrics(Metrics):
         self.engine_waiting = self._gauge(
             "engine_waiting", "Rankings and changes that wait for the engine's thread"
         )
+        self.readings_total = self._counter_of(
+            "readings_total",
+            "Histories that a request needed: kept as read, extended by new events, read anew",
+            "outcome", "hit", "extended", "read",
+        )  # fmt: skip
+        self.readings_bytes = self._gauge(
+            "readings_bytes", "Memory of the histories that are kept as the model read them"
+        )
         self.impressions_queued = self._gauge(
             "impressions_queued", "Impressions that wait to be logged"
         )

@@ -1,19 +1,21 @@
 """The one thread that owns the served version and the histories.
 
-Everything that reads or changes them is a job on its queue and runs alone: a ranking, a block of
-new events, the change of version. So no answer mixes two versions and no reader stands beside a
-mutation of a table.
+Everything that reads or changes them is a job on its queue and runs alone: some rankings, a block
+of new events, the change of version. So no answer mixes two versions and no reader stands beside a
+mutation of a table. Rankings that wait at the same time are done together, as far as they fit.
 """
 
 import asyncio
 import logging
+import math
 import queue
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -70,6 +72,8 @@ class Tables:
     """Event time that the histories have reached; what is over by then is over."""
     catalogue: Catalogue = field(default_factory=Catalogue)
     """What is known of items, whatever version answers."""
+    elsewhere: "Reader | None" = None
+    """Reads histories that are kept by another process; without it they are in `histories`."""
 
     @property
     def ranker(self) -> Ranker | None:
@@ -88,13 +92,43 @@ class Tables:
             raise not_ready()
         return self.served
 
-    def read(self, user_key: int) -> Histories:
-        """All events that are kept of one user; none if unknown, or unseen for too long."""
+    def read(self, user_keys: Sequence[int]) -> list[Histories]:
+        """Of each user all events that are kept; none if unknown, or unseen for too long."""
+        if self.elsewhere is not None:
+            return self.elsewhere(user_keys)
         most = self.histories.settings.capacity
-        return self.histories.read(np.array([user_key], np.int64), most, self.watermark_ms)
+        return [
+            self.histories.read(np.array([user_key], np.int64), most, self.watermark_ms)
+            for user_key in user_keys
+        ]
 
 
+Reader = Callable[[Sequence[int]], list[Histories]]
 Job = Callable[[Tables], T]
+
+TOGETHER_ROWS = 2048
+"""Rankings are done together up to so many candidates: more would only make the first ones wait."""
+
+
+class Together:
+    """Base of jobs that are cheaper beside others of their kind."""
+
+    @property
+    def rows(self) -> int:
+        """How much one asks for."""
+        raise NotImplementedError
+
+    @staticmethod
+    def together(jobs: Sequence[Any], tables: Tables) -> list[Any]:
+        """The results of several, in order; an exception says that one of them fails."""
+        raise NotImplementedError
+
+
+class _Entry(NamedTuple):
+    future: Future[Any]
+    job: Job[Any]
+    until: float
+    """Monotonic time after which nobody waits any more."""
 
 
 def not_ready() -> Problem:
@@ -110,10 +144,14 @@ def not_ready() -> Problem:
 class Engine:
     """Runs jobs one after the other on a thread of its own."""
 
-    def __init__(self, tables: Tables, queue_limit: int) -> None:
+    def __init__(self, tables: Tables, queue_limit: int, deadline_seconds: float) -> None:
         self._tables = tables
-        self._limit = queue_limit
-        self._queue: queue.SimpleQueue[tuple[Future[Any], Job[Any]] | None] = queue.SimpleQueue()
+        self._limit, self._deadline_seconds = queue_limit, deadline_seconds
+        self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._held: list[_Entry | None] = []
+        """Taken from the queue and not yet begun; at most one."""
+        self._seconds = 0.0
+        """What a ranking took lately."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -141,33 +179,92 @@ class Engine:
         return self._queue.qsize()
 
     async def ask(self, job: Job[T]) -> T:
-        """Await a request's job. Raises Problem 429 when too many wait, and what the job raises."""
-        if self.waiting >= self._limit:
-            raise Problem(
-                "overloaded",
-                HTTPStatus.TOO_MANY_REQUESTS,
-                f"{self._limit} requests are waiting; try again later or start another server",
-                headers={"Retry-After": "1"},
-            )
-        return await asyncio.wrap_future(self._submit(job))
+        """Await a request's job. Raises what the job raises, and Problem 429 when so many wait that
+        it would not be done in time, or was not."""
+        wait_seconds = self.waiting * self._seconds
+        if self.waiting >= self._limit or wait_seconds > self._deadline_seconds:
+            raise overloaded(self.waiting, wait_seconds)
+        until = time.monotonic() + self._deadline_seconds
+        return await asyncio.wrap_future(self._submit(job, until))
 
     def do(self, job: Job[T]) -> T:
         """Run a job from another thread of this process and wait for it."""
-        return self._submit(job).result()
+        return self._submit(job, math.inf).result()
 
-    def _submit(self, job: Job[T]) -> Future[T]:
+    def _submit(self, job: Job[T], until: float) -> Future[T]:
         future: Future[T] = Future()
-        self._queue.put((future, job))
+        self._queue.put(_Entry(future, job, until))
         return future
 
     def _run(self) -> None:
-        while (entry := self._queue.get()) is not None:
-            future, job = entry
-            # A request whose client is gone was cancelled: it costs nothing more.
-            if not future.set_running_or_notify_cancel():
+        while (entries := self._next()) is not None:
+            began = time.monotonic()
+            wanted = [one for one in entries if self._begins(one, began)]
+            if not wanted:
                 continue
-            try:
-                future.set_result(job(self._tables))
-            except BaseException as error:
-                future.set_exception(error)
-            del entry, future, job
+            if len(wanted) > 1:
+                self._do_together(wanted)
+            else:
+                self._do(wanted[0])
+            if wanted[0].until < math.inf:
+                self._seconds += ((time.monotonic() - began) / len(wanted) - self._seconds) / 8
+            del entries, wanted
+
+    def _next(self) -> list[_Entry] | None:
+        """What is done next, together if it is more than one; None at the end."""
+        first = self._held.pop() if self._held else self._queue.get()
+        if first is None:
+            return None
+        entries, rows = [first], _rows(first)
+        while 0 < rows < TOGETHER_ROWS and not self._queue.empty():
+            following = self._queue.get()
+            if following is None or type(following.job) is not type(first.job):
+                self._held.append(following)
+                break
+            entries.append(following)
+            rows += _rows(following)
+        return entries
+
+    def _begins(self, entry: _Entry, now: float) -> bool:
+        """Whether somebody still waits for it. A request whose client is gone was cancelled."""
+        if not entry.future.set_running_or_notify_cancel():
+            return False
+        if now > entry.until:
+            entry.future.set_exception(overloaded(self.waiting, self._deadline_seconds))
+            return False
+        return True
+
+    def _do(self, entry: _Entry) -> None:
+        try:
+            entry.future.set_result(entry.job(self._tables))
+        except BaseException as error:
+            entry.future.set_exception(error)
+
+    def _do_together(self, entries: Sequence[_Entry]) -> None:
+        first: Any = entries[0].job
+        try:
+            results = first.together([entry.job for entry in entries], self._tables)
+        except Exception:
+            # One of them fails, and none for the sake of another.
+            for entry in entries:
+                self._do(entry)
+            return
+        for entry, result in zip(entries, results, strict=True):
+            entry.future.set_result(result)
+
+
+def _rows(entry: _Entry) -> int:
+    """How much is asked for, 0 for what is done alone."""
+    job: object = entry.job
+    return max(1, job.rows) if isinstance(job, Together) else 0
+
+
+def overloaded(waiting: int, wait_seconds: float) -> Problem:
+    """429: more is asked than can be answered in time."""
+    return Problem(
+        "overloaded",
+        HTTPStatus.TOO_MANY_REQUESTS,
+        f"{waiting} requests are waiting, for {wait_seconds:.1f} s; try again later or start "
+        "another server",
+        headers={"Retry-After": str(max(1, math.ceil(wait_seconds)))},
+    )

@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 
 from service.errors import FreshetError, VersionError
 from service.metrics import ServingMetrics
+from service.model.precision import Dense
 from service.model.ranker import Ranker, Step
+from service.model.readings import Readings
 from service.versions import Manifest, Snapshot, VersionDirectory
 from serving.engine import Engine, Served, Tables
 from serving.refusals import Refusals
@@ -47,7 +49,12 @@ class VersionFollower:
         engine: Engine,
         metrics: ServingMetrics,
         poll_seconds: float,
+        readings: Readings | None = None,
+        dense: Dense = "fp32",
     ) -> None:
+        """readings: where all versions keep the histories that they have read; dense: precision of
+        their products."""
+        self._readings, self._dense = readings, dense
         self.refusals = Refusals(metrics)
         self.standing = Standing()
         self._manifests: dict[int, Manifest] = {}
@@ -215,7 +222,11 @@ class VersionFollower:
 
     def _load(self, manifest: Manifest) -> None:
         """Load a whole version aside and swap it in."""
-        ranker = Ranker(Snapshot.read(self._directory, manifest.number))
+        snapshot = Snapshot.read(self._directory, manifest.number)
+        ranker = Ranker(snapshot, self._readings, self._dense)
+        if self._dense == "auto":
+            log.info("products are computed in %s, as is fastest here", ranker.dense)
+            self._dense = ranker.dense
         ranker.warm()
         served = Served(ranker, manifest)
 

@@ -14,7 +14,6 @@ from service.action_types import ActionTypes
 from service.blocks import Block
 from service.errors import OffsetError, StreamError, VersionError
 from service.histories.erased import Erased, erase_from
-from service.histories.local import Histories
 from service.histories.segments import Segment
 from service.histories.starting import TOPIC, alone, intake_after, intake_again, newest_histories
 from service.intake import Intake, IntakeSettings
@@ -23,7 +22,6 @@ from service.streams import Stream
 from service.versions import Manifest, VersionDirectory
 from serving.engine import Engine, Tables
 from serving.settings import ServingSettings
-from serving.sources import History
 
 log = logging.getLogger("serving.fresh")
 
@@ -73,10 +71,6 @@ class HistoryFollower:
     def wake(self) -> None:
         """Something was appended by this process: read it now."""
         self._woken.set()
-
-    def of(self, user_key: int) -> History:
-        """As HistorySource.of: whatever is there when the ranking's turn has come."""
-        return partial(_read, user_key)
 
     def close(self) -> None:
         """Stop following."""
@@ -193,10 +187,6 @@ class HistoryFollower:
         waited_seconds = time.time() - block.first_append_ms / 1000
         self._metrics.action_to_history_seconds.observe(max(0.0, waited_seconds))
         self._metrics.histories_users.set(self._engine.do(lambda tables: len(tables.histories)))
-
-
-def _read(user_key: int, tables: Tables) -> Histories:
-    return tables.read(user_key)
 
 
 def _append(block: Block, tables: Tables) -> None:

@@ -7,7 +7,8 @@ come, and operators' decisions, so that nobody is ranked by what was erased.
 import logging
 import threading
 import time
-from functools import partial
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from service.errors import FreshetError
 from service.histories.local import Histories
@@ -21,15 +22,19 @@ from service.redis.settings import RedisSettings
 from service.streams import Stream
 from service.versions import VersionDirectory
 from serving.breaker import Breaker
-from serving.engine import Tables
 from serving.last_seen import LastSeen
 from serving.settings import ServingSettings
-from serving.sources import History
 
 log = logging.getLogger("serving.remote")
 
 PROBE_USER = 0
 """Any user will do: what counts is that an answer comes."""
+
+
+class _Found(NamedTuple):
+    value: bytes | None
+    outcome: str
+    """How it was come by."""
 
 
 class RemoteHistories:
@@ -80,42 +85,42 @@ class RemoteHistories:
         for client in self._clients:
             client.close()
 
-    def of(self, user_key: int) -> History:
-        """As HistorySource.of: read when the ranking's turn has come, by the engine's thread; or
-        what was seen of it last, if no answer comes within the bound on the wait."""
-        return partial(self._read, user_key)
-
-    def _read(self, user_key: int, _: Tables) -> Histories:
+    def read(self, user_keys: Sequence[int]) -> list[Histories]:
+        """All that is kept of each user: read together, by the engine's thread when the turn of
+        their rankings has come; or what was seen of them last, if no answer comes in time."""
         began = time.perf_counter()
-        value, outcome = self._value(user_key)
-        erased_ms = self._erased.get(user_key, EVER_MS)
+        values = self._read(user_keys)
+        self._metrics.history_read_seconds.observe(time.perf_counter() - began)
+        return [self._history(*each) for each in zip(user_keys, values, strict=True)]
+
+    def _history(self, user_key: int, found: _Found) -> Histories:
+        erased_ms, outcome = self._erased.get(user_key, EVER_MS), found.outcome
         try:
-            history = history_of(value, self._histories, self._watermark_ms, erased_ms)
+            history = history_of(found.value, self._histories, self._watermark_ms, erased_ms)
         except ValueDamaged:
             outcome, history = "damaged", history_of(None, self._histories)
         self._metrics.history_reads_total.labels(outcome).inc()
-        self._metrics.history_read_seconds.observe(time.perf_counter() - began)
         return history
 
-    def _value(self, user_key: int) -> tuple[bytes | None, str]:
-        """The value, and how it was come by."""
+    def _read(self, user_keys: Sequence[int]) -> list[_Found]:
         if self._breaker.open:
-            return self._last(user_key)
+            return self._last(user_keys)
         try:
-            (value,) = self._values.read([user_key])
+            values = self._values.read(user_keys)
         except RedisSlow as error:
             self._breaker.late(f"no answer within {self._wait_seconds * 1000:g} ms: {error}")
-            return self._last(user_key)
+            return self._last(user_keys)
         except RedisAway as error:
             self._breaker.failed(str(error))
-            return self._last(user_key)
+            return self._last(user_keys)
         self._breaker.answered()
-        self._seen.put(user_key, value)
-        return value, "missing" if value is None else "hit"
+        for user_key, value in zip(user_keys, values, strict=True):
+            self._seen.put(user_key, value)
+        return [_Found(value, "missing" if value is None else "hit") for value in values]
 
-    def _last(self, user_key: int) -> tuple[bytes | None, str]:
-        value = self._seen.get(user_key)
-        return value, "lost" if value is None else "stale"
+    def _last(self, user_keys: Sequence[int]) -> list[_Found]:
+        values = map(self._seen.get, user_keys)
+        return [_Found(value, "lost" if value is None else "stale") for value in values]
 
     def _follow(self) -> None:
         self._probe()

@@ -35,6 +35,8 @@ class Search:
     at_ms: int
     excluded_E: Longs
     wanted: Wanted = ANY
+    user_key: int | None = None
+    """Whose history it is: what is read of it is kept."""
 
     @torch.inference_mode()
     def best(self, ranker: Ranker, catalogue: Catalogue, count: int) -> Found:
@@ -45,7 +47,7 @@ class Search:
         than `count` only when items run out. Of two alike, one with a row comes first.
         """
         codes_of = catalogue.codes_of(ranker)
-        user_D = ranker.user(self.history, self.at_ms, codes_of)
+        user_D = ranker.user(self.history, self.at_ms, codes_of, self.user_key)
         logit_R = ranker.next_items(self.history, self.at_ms, user_D)
         logit_R[0] = -torch.inf
         logit_R[ranker.rows(self.excluded_E)] = -torch.inf

@@ -74,7 +74,7 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
         asked = _parse(RankRequest, body)
         server.guard.require_candidates(len(asked.items))
         job = scoring.Rank(
-            server.histories.of(user_key(asked.user)),
+            user_key(asked.user),
             asked.items,
             keys_of("items", asked.items),
             _milliseconds(asked.at),
@@ -95,7 +95,7 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
         started = time.perf_counter()
         asked = _parse(RecommendRequest, body)
         job = scoring.Recommend(
-            server.histories.of(user_key(asked.user)),
+            user_key(asked.user),
             asked.n,
             asked.exclude_seen,
             keys_of("exclude", asked.exclude),
@@ -216,9 +216,12 @@ async def _ranked(
 ) -> Response:
     request_id = asked.request or request.scope[NOTES]["request_id"]
     request.scope[NOTES].update(request_id=request_id, user=hashed(asked.user))
+    asked_at = time.perf_counter()
     ranking = await server.engine.ask(job)
+    engine_ms = (time.perf_counter() - asked_at) * 1000
     request.scope[NOTES]["version"] = ranking.served.number
     body = _json(scoring.answer(ranking, request_id, time.perf_counter() - started))
+    body.headers["Server-Timing"] = f"engine;dur={engine_ms:.3f}"
     if server.settings.log_impressions and ranking.items:
         server.impressions.offer(_impression(asked.user, job.at_ms, request_id, ranking))
     return body

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from service.actions import Id
 from service.histories.rings import Longs
-from service.model.ranker import Scores
+from service.model.ranker import Request, Scores
 from serving.catalogue import ANY, Wanted
-from serving.engine import Served, Tables
+from serving.engine import Served, Tables, Together
 from serving.retrieval import Search
-from serving.sources import History
 
 RERANKED = 256
 """Items that retrieval hands to the ranking at least: action heads may change their order."""
@@ -41,29 +40,46 @@ class Ranking:
 
 
 @dataclass(frozen=True)
-class Rank:
+class Rank(Together):
     """Job: put the given candidates in order. Ties keep the order in which they were sent."""
 
-    history: History
+    user_key: int
     items: Sequence[Id]
     key_C: Longs
     at_ms: int
     n: int | None
 
+    @property
+    def rows(self) -> int:
+        """Candidates."""
+        return len(self.items)
+
     def __call__(self, tables: Tables) -> Ranking:
         """Score every candidate and return the best n of those that may be shown."""
+        return self.together([self], tables)[0]
+
+    @staticmethod
+    def together(jobs: Sequence["Rank"], tables: Tables) -> list[Ranking]:
+        """The rankings of several requests, by one version."""
         served, catalogue = tables.require_served(), tables.catalogue
-        history, codes_of = self.history(tables), catalogue.codes_of(served.ranker)
-        scores = served.ranker.rank(history, self.key_C, self.at_ms, codes_of)
-        shown_C = torch.from_numpy(catalogue.shown(self.key_C, self.at_ms))
-        return _best(served, int(history.count_B[0]), self.items, scores, self.n, shown_C)
+        histories = tables.read([job.user_key for job in jobs])
+        requests = [
+            Request(history, job.key_C, job.at_ms, job.user_key)
+            for job, history in zip(jobs, histories, strict=True)
+        ]
+        every = served.ranker.rank_all(requests, catalogue.codes_of(served.ranker))
+        return [
+            _best(served, int(history.count_B[0]), job.items, scores, job.n, shown_C)
+            for job, history, scores in zip(jobs, histories, every, strict=True)
+            for shown_C in [torch.from_numpy(catalogue.shown(job.key_C, job.at_ms))]
+        ]
 
 
 @dataclass(frozen=True)
 class Recommend:
     """Job: the best n items of the catalogue for a user."""
 
-    history: History
+    user_key: int
     n: int
     exclude_seen: bool
     exclude_key_E: Longs
@@ -73,13 +89,13 @@ class Recommend:
     def __call__(self, tables: Tables) -> Ranking:
         """Retrieve by exact search, then rank what was found."""
         served, catalogue = tables.require_served(), tables.catalogue
-        ranker, history = served.ranker, self.history(tables)
+        ranker, (history,) = served.ranker, tables.read([self.user_key])
         seen_E = history.item_T if self.exclude_seen else history.item_T[:0]
         excluded_E = np.concatenate([self.exclude_key_E, seen_E])
-        search = Search(history, self.at_ms, excluded_E, self.wanted)
+        search = Search(history, self.at_ms, excluded_E, self.wanted, self.user_key)
         found = search.best(ranker, catalogue, max(self.n, RERANKED))
-        codes_of = catalogue.codes_of(ranker)
-        scores = ranker.rank(history, found.keys_K, self.at_ms, codes_of)
+        request = Request(history, found.keys_K, self.at_ms, self.user_key)
+        (scores,) = ranker.rank_all([request], catalogue.codes_of(ranker))
         return _best(served, int(history.count_B[0]), found.ids, scores, self.n)
 
 

@@ -13,6 +13,7 @@ from service.histories.local import LocalHistories
 from service.histories.settings import HistorySettings
 from service.intake import IntakeSettings
 from service.metrics import ServingMetrics
+from service.model.readings import Readings
 from service.redis.announcements import Listener
 from service.redis.settings import redis_of
 from service.settings import Settings
@@ -46,10 +47,18 @@ class Server:
         self.directory = versions_of(settings, data)
         self.stream = open_stream(settings, data)
         kept = settings.section("histories", HistorySettings)
-        self.engine = Engine(Tables(LocalHistories(kept)), self.settings.queue_limit)
-        self.follower = VersionFollower(
-            self.directory, self.engine, self.metrics, self.settings.poll_seconds
+        self.readings = Readings(
+            self.settings.reading_bytes,
+            lambda outcome: self.metrics.readings_total.labels(outcome).inc(),
         )
+        self._tables = Tables(LocalHistories(kept))
+        self.engine = Engine(
+            self._tables, self.settings.queue_limit, self.settings.deadline_seconds
+        )
+        self.follower = VersionFollower(
+            self.directory, self.engine, self.metrics, self.settings.poll_seconds, self.readings,
+            self.settings.dense,
+        )  # fmt: skip
         self.redis = redis_of(settings)
         self.histories = self._source(kept)
         self.listeners = [] if self.redis is None else [Listener(self.redis, self._hear)]
@@ -80,7 +89,9 @@ class Server:
         """Histories of this process, or those in Redis where the settings have it."""
         directory, stream, metrics = self.directory, self.stream, self.metrics
         if self.redis is not None:
-            return RemoteHistories(directory, stream, self.redis, kept, metrics, self.settings)
+            remote = RemoteHistories(directory, stream, self.redis, kept, metrics, self.settings)
+            self._tables.elsewhere = remote.read
+            return remote
         return HistoryFollower(
             directory, stream, self.engine, metrics, self.actions, self.intake, self.settings
         )
@@ -129,7 +140,7 @@ class Server:
             "refused": _reasons(refused),
             "compute": {
                 "rows": served.rows if served else None,
-                "dense": "fp32" if served else None,
+                "dense": served.ranker.dense if served else None,
                 "device": "cpu",
                 "threads": torch.get_num_threads(),
             },
@@ -153,6 +164,7 @@ class Server:
         metrics.catalogue_unseen_items.set(self.engine.catalogue.unseen)
         metrics.engine_waiting.set(self.engine.waiting)
         metrics.impressions_queued.set(self.impressions.waiting)
+        metrics.readings_bytes.set(self.readings.nbytes)
         return metrics.text()
 
     def _guard(self, data: Path, limits: LimitSettings) -> Guard:

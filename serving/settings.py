@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from service.model.precision import Dense
 from service.settings import Section
 
 
@@ -12,6 +13,14 @@ class ServingSettings(Section):
     """Longest request body; a longer one is answered with 413."""
     queue_limit: int = Field(256, ge=1)
     """Requests that may wait for the engine; one more is answered with 429."""
+    deadline_seconds: float = Field(2.0, gt=0)
+    """Longest wait of a request for the engine: one that would wait longer is answered with 429."""
+    reading_bytes: int = Field(512 * 2**20, ge=0)
+    """Memory for histories that the model has read, so that the next request of their users need
+    not read them again; 256 events take 0.26 MiB at width 64 and 2 layers."""
+    dense: Dense = "auto"
+    """Precision of matrix products: fp32, bf16, or auto, the one that measures fastest on this
+    machine when the first version is loaded."""
     poll_seconds: float = Field(0.2, gt=0)
     """How often the version directory is looked at."""
     history_poll_seconds: float = Field(0.01, gt=0)

@@ -1,19 +1,12 @@
 """Where the histories that rankings see come from."""
 
 import threading
-from collections.abc import Callable
 from typing import Protocol
-
-from service.histories.local import Histories
-from serving.engine import Tables
-
-History = Callable[[Tables], Histories]
-"""One user's history, for the engine's thread to take when the ranking's turn has come."""
 
 
 class HistorySource(Protocol):
-    """Two exist: `fresh.HistoryFollower`, which keeps all histories in this process, and
-    `remote.RemoteHistories`, which asks Redis for one at a time."""
+    """Two exist: `fresh.HistoryFollower`, which keeps all histories in the engine's tables, and
+    `remote.RemoteHistories`, which asks Redis for those of the requests at hand."""
 
     caught_up: threading.Event
     """Set once rankings may be asked for."""
@@ -30,8 +23,4 @@ class HistorySource(Protocol):
 
     def close(self) -> None:
         """Stop."""
-        ...
-
-    def of(self, user_key: int) -> History:
-        """A user's history, all that is kept; it never fails, and is never waited for long."""
         ...

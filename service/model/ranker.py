@@ -3,7 +3,7 @@
 Shapes: C candidates, R rows of the item slot, D width, A action types. One user at a time.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
@@ -13,18 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.attention import Events, Rows
+from kernels.reserved import Reserved
 from service.action_types import ActionTypes
 from service.errors import ModelMismatch, VersionError
 from service.histories.local import Histories
 from service.histories.rings import Longs
+from service.model.asking import Answer, Asked, Asker, Seen
 from service.model.dense import Model
 from service.model.hstu import window_start
 from service.model.items import ItemRows, RowStep
-from service.model.network import Encoded
+from service.model.network import Network
+from service.model.plain import PlainAsker
+from service.model.precision import PRECISIONS, Dense, chosen
 from service.model.prior import COUNTS, COUNTS_ORIGIN
+from service.model.readings import EXTENDED, HIT, READ, Reading, Readings, distinct
 from service.model.settings import ModelSettings
-from service.model.tokens import Window
 from service.versions import Snapshot
 
 __all__ = [
@@ -90,7 +93,18 @@ class Step:
     parent: int
     number: int
     model: Model
+    asker: Asker | PlainAsker
     rows: RowStep
+
+
+class Request(NamedTuple):
+    """What is asked for one user."""
+
+    history: Histories
+    keys_C: Longs
+    at_ms: int
+    user_key: int | None = None
+    """With it, what is read of the history is kept for the next request."""
 
 
 class _Unseen(NamedTuple):
@@ -103,9 +117,17 @@ class _Unseen(NamedTuple):
 class Ranker:
     """One version, ready to score. One thread uses it; another may prepare what comes next."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        """Build the model of a whole snapshot. Raises ModelMismatch if its parts do not fit."""
+    def __init__(
+        self, snapshot: Snapshot, readings: Readings | None = None, dense: Dense = "fp32"
+    ) -> None:
+        """Build the model of a whole snapshot. Raises ModelMismatch if its parts do not fit.
+
+        readings: where histories that were read are kept; versions may share it. dense: precision
+        of matrix products, `auto` for the one that measures fastest here.
+        """
         self.number = snapshot.number
+        self._readings = Readings(0) if readings is None else readings
+        self._stamps, self._stamp = Reserved(np.int64), 0
         with _explained(snapshot.number):
             self.model = Model.of(snapshot)
             categories = self.model.network.categories
@@ -114,6 +136,9 @@ class Ranker:
                 raise ValueError(
                     f"items are {self.items.width} wide, dim is {self.model.settings.dim}"
                 )
+            self.dense: Dense = chosen(self.model.network, dense)
+            self._asker, self._weights = self._made(self.model.network), object()
+        self._stamps.extend(len(self.items))
 
     def prepare(self, delta: Snapshot) -> Step:
         """Everything about the next version that can be done while this one answers.
@@ -132,24 +157,35 @@ class Ranker:
             rows = self.items.prepare(
                 delta.slots[ITEM_SLOT], removed_T, model.prior, model.network.categories
             )
+        asker = self._asker
         if model.network is not self.model.network:
             following = copy(self)
-            following.model = model
+            asker = self._made(model.network)
+            following.model, following._asker, following._readings = model, asker, Readings(0)
             following.warm()
-        return Step(self.number, delta.number, model, rows)
+        return Step(self.number, delta.number, model, asker, rows)
 
     def apply(self, step: Step) -> None:
         """Become the version that a step was prepared for, in a few milliseconds."""
         if step.parent != self.number:
             raise ValueError(f"a step from version {step.parent} was applied to {self.number}")
+        unknown_D = self.items.gather(torch.zeros(1, dtype=torch.int64))
         self.items.apply(step.rows)
+        if step.asker is not self._asker:
+            self._asker, self._weights = step.asker, object()
+            self._readings.clear()
         self.model, self.number = step.model, step.number
+        self._stamp += 1
+        stamps_R = self._stamps.extend(len(self.items))
+        stamps_R[self.rows(step.rows.touched_keys).numpy()] = self._stamp
+        # It is written with every step, and seldom another one.
+        same = torch.equal(unknown_D, self.items.gather(torch.zeros(1, dtype=torch.int64)))
+        stamps_R[0] = stamps_R[0] if same else self._stamp
 
     def rows(self, item_keys_C: Longs) -> Tensor:
         """Row of each item, 0 (the unknown row) for items without one."""
         return self.items.rows(item_keys_C)
 
-    @torch.inference_mode()
     def rank(
         self, history: Histories, item_keys_C: Longs, at_ms: int, codes_of: CodesOf | None = None
     ) -> Scores:
@@ -157,26 +193,34 @@ class Ranker:
 
         codes_of: codes of the categories of items that have no row.
         """
-        rows_C = self.rows(item_keys_C)
-        encoded, seen = self._encode(history, codes_of)
-        user_D = self._user(encoded, seen, at_ms)
-        unseen = self._unseen(item_keys_C, rows_C, codes_of)
-        next_item_C = self.items.logits(user_D, rows_C)
-        if len(unseen.place_V):
-            next_item_C[unseen.place_V] = self.items.logits_of_unknown(user_D, unseen.vectors_VD)
-        next_item_C += self.model.network.seen * torch.isin(rows_C, self._seen_rows(history))
-        if not self.model.has_action_heads:
-            return Scores(self.model.types.next_item_weight * next_item_C, next_item_C, None)
-        logits_CA = self.model.network.action_logits(
-            encoded, torch.arange(len(rows_C)), self._vectors(rows_C, unseen),
-            _asking(len(rows_C), seen, at_ms),
-        )  # fmt: skip
-        return self._combined(next_item_C, logits_CA)
+        return self.rank_all([Request(history, item_keys_C, at_ms)], codes_of)[0]
 
     @torch.inference_mode()
-    def user(self, history: Histories, at_ms: int, codes_of: CodesOf | None = None) -> Tensor:
+    def rank_all(
+        self, requests: Sequence[Request], codes_of: CodesOf | None = None
+    ) -> list[Scores]:
+        """As `rank`, several requests together: none changes what another is told."""
+        rows = [self.rows(one.keys_C) for one in requests]
+        unseen = [
+            self._unseen(one.keys_C, rows_C, codes_of)
+            for one, rows_C in zip(requests, rows, strict=True)
+        ]
+        readings = [self._read(one.history, one.user_key, codes_of) for one in requests]
+        asked = [
+            Asked(reading.kept, one.at_ms, self._candidates(rows_C, its))
+            for one, reading, rows_C, its in zip(requests, readings, rows, unseen, strict=True)
+        ]
+        answers = self._asker.ask(asked)
+        return [self._scores(*each) for each in zip(answers, readings, rows, unseen, strict=True)]
+
+    @torch.inference_mode()
+    def user(
+        self, history: Histories, at_ms: int, codes_of: CodesOf | None = None,
+        user_key: int | None = None,
+    ) -> Tensor:  # fmt: skip
         """Who asks for the next item: a vector [D] as long as the temperature makes it."""
-        return self._user(*self._encode(history, codes_of), at_ms)
+        reading = self._read(history, user_key, codes_of)
+        return self._long(self._asker.ask([Asked(reading.kept, at_ms, self._nobody)])[0])
 
     @torch.inference_mode()
     def next_items(self, history: Histories, at_ms: int, user_D: Tensor | None = None) -> Tensor:
@@ -184,7 +228,9 @@ class Ranker:
         infinity for rows without an item. `user_D` is what `user` has returned, if it was asked."""
         user_D = self.user(history, at_ms) if user_D is None else user_D
         scores_R = self.items.logits_of_all(user_D)
-        scores_R[self._seen_rows(history)] += self.model.network.seen
+        seen_T, _ = visible(history, self.model.settings.window)
+        seen_rows_U = distinct(self.rows(history.item_T[seen_T]).numpy())
+        scores_R[torch.from_numpy(seen_rows_U)] += self.model.network.seen
         return scores_R
 
     def warm(self) -> None:
@@ -200,6 +246,11 @@ class Ranker:
             self.next_items(history, at_ms=events)
         self.items.rehearse()
 
+    def _made(self, network: Network) -> Asker | PlainAsker:
+        if not Asker.supports(network):
+            return PlainAsker(network)
+        return Asker(network, PRECISIONS[self.dense])
+
     def _unseen(self, keys_N: Longs, rows_N: Tensor, codes_of: CodesOf | None) -> "_Unseen":
         """Those of some items that have no row, but categories."""
         unknown_N = (rows_N == 0).nonzero().squeeze(1)
@@ -209,34 +260,81 @@ class Ranker:
         has_N = codes_NK.any(1)
         return _Unseen(unknown_N[has_N], self.items.unknown(codes_NK[has_N]))
 
-    def _vectors(self, rows_N: Tensor, unseen: "_Unseen") -> Tensor:
-        """The vectors of items, [N, D]."""
-        vectors_ND = self.items.gather(rows_N)
-        vectors_ND[unseen.place_V] = unseen.vectors_VD
-        return vectors_ND
+    def _candidates(self, rows_C: Tensor, unseen: "_Unseen") -> Tensor:
+        """The vectors [C, D] of candidates, none where no action head would look at them."""
+        if not self.model.has_action_heads:
+            return self._nobody
+        vectors_CD = self.items.gather(rows_C)
+        vectors_CD[unseen.place_V] = unseen.vectors_VD
+        return vectors_CD
 
-    def _encode(self, history: Histories, codes_of: CodesOf | None = None) -> tuple[Encoded, int]:
-        seen_T, before_ms = visible(history, self.model.settings.window)
-        item_T, at_ms_T = history.item_T[seen_T], history.at_ms_T[seen_T]
-        before_ms_T = np.concatenate([[before_ms], at_ms_T[:-1]])[: len(seen_T)].astype(np.int64)
-        events = Events(torch.tensor([0, len(seen_T)]), torch.from_numpy(at_ms_T))
-        window = Window(
-            events, torch.arange(len(seen_T)), torch.from_numpy(history.action_T[seen_T]),
-            torch.from_numpy(before_ms_T),
-        )  # fmt: skip
-        rows_T = self.rows(item_T)
-        vectors_TD = self._vectors(rows_T, self._unseen(item_T, rows_T, codes_of))
-        return self.model.network.encode(window, vectors_TD), len(seen_T)
+    @property
+    def _nobody(self) -> Tensor:
+        return torch.zeros(0, self.items.width)
 
-    def _seen_rows(self, history: Histories) -> Tensor:
-        """Rows of the items in the visible history, each once; the unknown row is no item."""
-        seen_T, _ = visible(history, self.model.settings.window)
-        rows_U: Tensor = self.rows(history.item_T[seen_T]).unique()
-        return rows_U[rows_U > 0]
+    def _read(self, history: Histories, user_key: int | None, codes_of: CodesOf | None) -> Reading:
+        """What the network read of a history: as it is kept, or with what is new, or all anew."""
+        visible_T, before_ms = visible(history, self.model.settings.window)
+        item_T, action_T, at_ms_T = (
+            column[visible_T] for column in (history.item_T, history.action_T, history.at_ms_T)
+        )
+        seen, rows_T = Seen(item_T, action_T, at_ms_T, before_ms), self.rows(item_T)
+        codes_TK = self._codes(item_T, rows_T, codes_of)
+        before = None if user_key is None else self._readings.get(user_key)
+        if before is not None and not self._stands(before, seen, rows_T, codes_TK):
+            before = None
+        known = 0 if before is None else len(before.rows_T)
+        if before is not None and known == len(seen):
+            self._readings.count(HIT)
+            return before
+        new = rows_T[known:]
+        vectors_ND = self.items.gather(new)
+        if codes_TK is not None:
+            places_V = (new == 0).nonzero().squeeze(1)
+            vectors_ND[places_V] = self.items.unknown(codes_TK[known:][places_V])
+        kept = self._asker.read(seen, vectors_ND, None if before is None else before.kept)
+        rows = rows_T.numpy()
+        reading = Reading(kept, self._weights, rows, codes_TK, self._stamp, distinct(rows))
+        if user_key is not None:
+            self._readings.count(READ if before is None else EXTENDED)
+            self._readings.put(user_key, reading)
+        return reading
 
-    def _user(self, encoded: Encoded, seen: int, at_ms: int) -> Tensor:
-        user_D = self.model.network.users(encoded, _asking(1, seen, at_ms))[0]
-        return user_D / self.model.settings.temperature
+    def _stands(self, before: Reading, seen: Seen, rows_T: Tensor, codes_TK: Tensor | None) -> bool:
+        """Whether what was read is still what would be read, as far as it goes."""
+        count = len(before.rows_T)
+        if before.weights is not self._weights or not before.kept.seen.begins(seen):
+            return False
+        if count < len(seen) and not self._asker.extends:
+            return False
+        if not np.array_equal(before.rows_T, rows_T[:count].numpy()):
+            return False
+        changed = self._stamps.flat[before.rows_T].max(initial=0)
+        return int(changed) <= before.stamp and _same_codes(before.codes_TK, codes_TK, count)
+
+    def _codes(self, item_T: Longs, rows_T: Tensor, codes_of: CodesOf | None) -> Tensor | None:
+        """Codes of the categories of items without a row, 0 for the others; None without such."""
+        unknown_T = rows_T == 0
+        if codes_of is None or not bool(unknown_T.any()):
+            return None
+        codes_VK = codes_of(item_T[unknown_T.numpy()])
+        codes_TK = codes_VK.new_zeros(len(item_T), codes_VK.shape[1])
+        codes_TK[unknown_T] = codes_VK
+        return codes_TK
+
+    def _scores(self, answer: Answer, reading: Reading, rows_C: Tensor, unseen: _Unseen) -> Scores:
+        user_D = self._long(answer)
+        next_item_C = self.items.logits(user_D, rows_C)
+        if len(unseen.place_V):
+            next_item_C[unseen.place_V] = self.items.logits_of_unknown(user_D, unseen.vectors_VD)
+        seen_C = np.isin(rows_C.numpy(), reading.seen_rows_U)
+        next_item_C += self.model.network.seen * torch.from_numpy(seen_C)
+        if not self.model.has_action_heads:
+            return Scores(self.model.types.next_item_weight * next_item_C, next_item_C, None)
+        return self._combined(next_item_C, answer.logits_CA)
+
+    def _long(self, answer: Answer) -> Tensor:
+        return answer.user_D / self.model.settings.temperature
 
     def _combined(self, next_item_C: Tensor, logits_CA: Tensor) -> Scores:
         score_C = self.model.types.next_item_weight * next_item_C
@@ -254,6 +352,8 @@ def _misplaced(delta: Snapshot, number: int) -> str:
     return "deltas between are missing" if after else "it is out of order"
 
 
-def _asking(rows: int, seen: int, at_ms: int) -> Rows:
-    limit_R = torch.full((rows,), seen)
-    return Rows(torch.tensor([0, rows]), limit_R, limit_R, torch.full((rows,), at_ms))
+def _same_codes(a: Tensor | None, b: Tensor | None, count: int) -> bool:
+    """Whether the first `count` events have the same codes; None is all zeros."""
+    if a is None or b is None:
+        return all(one is None or not bool(one[:count].any()) for one in (a, b))
+    return torch.equal(a, b[:count])

@@ -24,7 +24,7 @@ class Follower:
 
     def __init__(self, directory: VersionDirectory) -> None:
         self.metrics = ServingMetrics()
-        self.engine = Engine(Tables(LocalHistories(HistorySettings())), 8)
+        self.engine = Engine(Tables(LocalHistories(HistorySettings())), 8, 9.0)
         self.engine.start()
         self.versions = VersionFollower(directory, self.engine, self.metrics, 1.0)
 

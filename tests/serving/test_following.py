@@ -121,7 +121,7 @@ def test_a_directory_that_is_away_for_a_while_changes_nothing(publish):
             return super().numbers()
 
     publish(1)
-    engine = Engine(Tables(LocalHistories(HistorySettings())), 8)
+    engine = Engine(Tables(LocalHistories(HistorySettings())), 8, 9.0)
     follower = VersionFollower(
         Away(publish.data / "versions"), engine, ServingMetrics(), poll_seconds=0.01
     )

@@ -41,7 +41,7 @@ class Following:
         self.directory, self.stream = directory, LocalStream(data / "stream")
         self.histories = LocalHistories(HistorySettings()) if histories is None else histories
         self.metrics = ServingMetrics()
-        self.engine = Engine(Tables(self.histories), 8)
+        self.engine = Engine(Tables(self.histories), 8, 9.0)
         self.follower = HistoryFollower(
             directory, self.stream, self.engine, self.metrics, ActionTypes(), IntakeSettings(),
             ServingSettings(poll_seconds=0.01),

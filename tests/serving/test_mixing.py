@@ -8,10 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from service.actions import key_of
-from service.histories.local import Histories
 from service.model.ranker import ITEM_SLOT
 from serving import scoring
-from serving.engine import Engine, Tables
+from serving.engine import Engine
 from tests.serving.lineage import Lineage
 from tests.serving.test_deltas import Follower, new_weights
 
@@ -20,10 +19,6 @@ AT_MS = 1_732_096_900_000
 
 def rounded(values_C: Tensor) -> list[float]:
     return values_C.double().round(decimals=6).tolist()
-
-
-def mine(tables: Tables) -> Histories:
-    return tables.read(7)
 
 
 class Asker(threading.Thread):
@@ -39,9 +34,9 @@ class Asker(threading.Thread):
     def run(self) -> None:
         while not self.stopped:
             keys = self.make.choice(self.keys, 12)
-            job = scoring.Rank(mine, keys.tolist(), keys, AT_MS, None)
+            job = scoring.Rank(7, keys.tolist(), keys, AT_MS, None)
             self.ranked.append((keys, self.engine.do(job)))
-            job = scoring.Recommend(mine, 5, True, np.zeros(0, np.int64), AT_MS)
+            job = scoring.Recommend(7, 5, True, np.zeros(0, np.int64), AT_MS)
             self.recommended.append(self.engine.do(job))
 
 
@@ -64,7 +59,7 @@ def test_no_answer_mixes_versions(tmp_path: Path) -> None:
     for asker in askers:
         asker.stopped = True
         asker.join()
-    history = follower.engine.do(lambda tables: tables.read(7))
+    (history,) = follower.engine.do(lambda tables: tables.read([7]))
     follower.versions.close()
     follower.engine.close()
     assert follower.bases == 1

@@ -30,6 +30,13 @@ def test_candidates_come_back_best_first_with_every_head(site):
     assert set(answer["items"][0]["actions"]) == {"click", "view", "like", "buy", "hide"}
 
 
+def test_a_header_says_what_the_engine_took(site):
+    answer = site.http.post("/v1/rank", json={"user": "u1", "items": ["i1"]})
+    name, _, milliseconds = answer.headers["Server-Timing"].partition(";dur=")
+    assert name == "engine"
+    assert 0 < float(milliseconds) <= answer.json()["took_ms"]
+
+
 def test_the_order_of_the_candidates_does_not_matter(site):
     forth = site.client.rank("u1", ["i1", "i2", "i3"], at=1.0)
     back = site.client.rank("u1", ["i3", "i2", "i1"], at=1.0)

@@ -82,7 +82,7 @@ class Following:
 
     def __init__(self, stream: KafkaStream, root: Path) -> None:
         self.metrics = ServingMetrics()
-        self.engine = Engine(Tables(LocalHistories(HistorySettings())), 8)
+        self.engine = Engine(Tables(LocalHistories(HistorySettings())), 8, 9.0)
         self.follower = HistoryFollower(
             VersionDirectory(root), stream, self.engine, self.metrics, ActionTypes(),
             IntakeSettings(), ServingSettings(poll_seconds=0.05),

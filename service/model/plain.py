@@ -1,0 +1,53 @@
+"""Asking a network of any form: nothing is kept but what its own layers return.
+
+The published forms of a layer and softmax weights are there to be compared with; a server answers
+by them as exactly, and reads every history anew.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernels.attention import Rows
+from service.model.asking import Answer, Asked, Seen, window_of
+from service.model.network import Encoded, Network
+
+
+@dataclass(frozen=True, eq=False)
+class KeptPlain:
+    """One user's history as the network encoded it."""
+
+    seen: Seen
+    encoded: Encoded
+    nbytes: int = 0
+
+
+class PlainAsker:
+    """As `service.model.asking.Asker`, one request after the other."""
+
+    extends = False
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+
+    def read(self, seen: Seen, vectors_ND: Tensor, kept: KeptPlain | None = None) -> KeptPlain:
+        """Read a whole history; what is kept already does not help."""
+        return KeptPlain(seen, self.network.encode(window_of(seen), vectors_ND))
+
+    def ask(self, asked: Sequence[Asked[KeptPlain]]) -> list[Answer]:
+        """Answer requests."""
+        return [self._answer(one) for one in asked]
+
+    def _answer(self, one: Asked[KeptPlain]) -> Answer:
+        encoded, seen, candidates = one.kept.encoded, len(one.kept.seen), len(one.items_CD)
+        user_D = self.network.users(encoded, _asking(1, seen, one.at_ms))[0]
+        rows = _asking(candidates, seen, one.at_ms)
+        places = torch.arange(candidates)
+        return Answer(user_D, self.network.action_logits(encoded, places, one.items_CD, rows))
+
+
+def _asking(rows: int, seen: int, at_ms: int) -> Rows:
+    limit_R = torch.full((rows,), seen)
+    return Rows(torch.tensor([0, rows]), limit_R, limit_R, torch.full((rows,), at_ms))
