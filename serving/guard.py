@@ -58,6 +58,10 @@ class Guard:
             self._spend("records", caller.records, caller.records.wait())
         request.scope[CALLER] = caller
 
+    def require(self, request: Request, scope: Scope) -> None:
+        """Raise Problem 403 unless who asks has one more scope."""
+        self._require_scope(request.scope[CALLER], scope)
+
     def require_candidates(self, count: int) -> None:
         """Raise Problem 422 for a list longer than `limits.candidates`."""
         if count > self.limits.candidates:

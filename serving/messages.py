@@ -91,6 +91,42 @@ class RecommendRequest(_Body):
     )
 
 
+class WeighedEvent(_Body):
+    """An event of the user's history and what it weighed for an item."""
+
+    item: Id | None = Field(description="Null for an item that has no row", examples=["i7"])
+    action: str | None = Field(examples=["click"])
+    at: float = Field(description="Seconds since the epoch", examples=[1732096800.1])
+    share: float = Field(description="Of the weight of all visible events", examples=[0.31])
+
+
+class ItemExplanation(_Body):
+    """Where the score of one item comes from."""
+
+    logits: dict[str, float] | None = Field(
+        description="Of each action type, before calibration; null while there are no action heads",
+        examples=[{"click": -1.2}],
+    )
+    events: list[WeighedEvent] | None = Field(
+        description="Those that weighed most; null for layers of the published forms"
+    )
+
+
+class Explanation(_Body):
+    """What a whole answer rests on."""
+
+    version: int = Field(examples=[42])
+    reading: str = Field(
+        description="Whether what was read of the history was kept (hit), extended by new events, "
+        "or read anew",
+        examples=["hit"],
+    )
+    history: int = Field(description="Events of the user so far", examples=[310])
+    visible: int = Field(description="Of which the scoring saw the last", examples=[256])
+    rows: str = Field(description="Precision of item vectors", examples=["int8"])
+    dense: str = Field(description="Precision of matrix products", examples=["fp32"])
+
+
 class ScoredItem(_Body):
     """One item with everything the model says about it."""
 
@@ -103,6 +139,7 @@ class ScoredItem(_Body):
         description="Probability of each action type; null while no impressions were learned",
         examples=[{"click": 0.23}],
     )
+    explanation: ItemExplanation | None = Field(None, description="With `?explain=true` only")
 
 
 class RankAnswer(_Body):
@@ -116,6 +153,7 @@ class RankAnswer(_Body):
         description="Candidates that were sent and are hidden or have expired", examples=[0]
     )
     items: list[ScoredItem]
+    explanation: Explanation | None = Field(None, description="With `?explain=true` only")
 
 
 class RejectedRecord(_Body):

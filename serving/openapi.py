@@ -9,6 +9,19 @@ from pydantic import BaseModel
 from serving.limits import MAX_BATCH
 from serving.problems import MEDIA_TYPE, ProblemDocument
 
+EXPLAINED: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "explain",
+            "in": "query",
+            "required": False,
+            "description": "Say why: needs a key with scope explain",
+            "schema": {"type": "boolean", "default": False},
+        }
+    ]
+}
+"""A ranking can be explained."""
+
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Answers with these statuses are problem documents."""

@@ -29,7 +29,7 @@ from serving.messages import (
     RecommendRequest,
     VersionsAnswer,
 )
-from serving.openapi import problems, takes, takes_batch
+from serving.openapi import EXPLAINED, problems, takes, takes_batch
 from serving.problems import Problem, explain, invalid_field
 from serving.server import Server
 
@@ -64,7 +64,7 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
         "/v1/rank",
         response_model=RankAnswer,
         responses=errors,
-        openapi_extra=takes(RankRequest),
+        openapi_extra=takes(RankRequest) | EXPLAINED,
         dependencies=may_rank,
     )
     async def rank(request: Request) -> Response:
@@ -79,6 +79,7 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
             keys_of("items", asked.items),
             _milliseconds(asked.at),
             asked.n,
+            _explain(server, request),
         )
         return await _ranked(server, request, asked, job, started)
 
@@ -86,7 +87,7 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
         "/v1/recommend",
         response_model=RankAnswer,
         responses=errors,
-        openapi_extra=takes(RecommendRequest),
+        openapi_extra=takes(RecommendRequest) | EXPLAINED,
         dependencies=may_rank,
     )
     async def recommend(request: Request) -> Response:
@@ -101,6 +102,7 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
             keys_of("exclude", asked.exclude),
             _milliseconds(asked.at),
             _wanted(asked, server.settings.item_filters),
+            _explain(server, request),
         )
         return await _ranked(server, request, asked, job, started)
 
@@ -274,6 +276,16 @@ def _append(server: Server, topic: str, batch: batches.Batch[Any]) -> Response:
     (server.items if topic == "items" else server.histories).wake()
     answer = {"accepted": len(batch.accepted), "rejected": [r.model_dump() for r in batch.rejected]}
     return _json(answer, HTTPStatus.ACCEPTED)
+
+
+def _explain(server: Server, request: Request) -> bool:
+    """Whether an explanation is asked for. Raises Problem unless the key may have one."""
+    said = request.query_params.get("explain", "false").lower()
+    if said not in ("true", "false"):
+        raise invalid_field("explain", f"is {said[:20]!r}; send true or false")
+    if said == "true":
+        server.guard.require(request, "explain")
+    return said == "true"
 
 
 def _parse(kind: type[M], body: bytes) -> M:

@@ -6,6 +6,7 @@ Shapes: C candidates, N returned items.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import msgspec
 import numpy as np
@@ -17,6 +18,7 @@ from service.histories.rings import Longs
 from service.model.ranker import Request, Scores
 from serving.catalogue import ANY, Wanted
 from serving.engine import Served, Tables, Together
+from serving.explaining import Basis, Explained
 from serving.retrieval import Search
 
 RERANKED = 256
@@ -37,6 +39,7 @@ class Ranking:
     """N probabilities per action type."""
     left_out: int = 0
     """Candidates that may not be shown at the time of the request."""
+    explained: Explained | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Rank(Together):
     key_C: Longs
     at_ms: int
     n: int | None
+    explain: bool = False
 
     @property
     def rows(self) -> int:
@@ -67,10 +71,14 @@ class Rank(Together):
             Request(history, job.key_C, job.at_ms, job.user_key)
             for job, history in zip(jobs, histories, strict=True)
         ]
+        bases = [
+            Basis(tables, request) if job.explain else None
+            for job, request in zip(jobs, requests, strict=True)
+        ]
         every = served.ranker.rank_all(requests, catalogue.codes_of(served.ranker))
         return [
-            _best(served, int(history.count_B[0]), job.items, scores, job.n, shown_C)
-            for job, history, scores in zip(jobs, histories, every, strict=True)
+            _best(served, int(history.count_B[0]), job.items, scores, job.n, shown_C, why)
+            for job, history, scores, why in zip(jobs, histories, every, bases, strict=True)
             for shown_C in [torch.from_numpy(catalogue.shown(job.key_C, job.at_ms))]
         ]
 
@@ -85,6 +93,7 @@ class Recommend:
     exclude_key_E: Longs
     at_ms: int
     wanted: Wanted = ANY
+    explain: bool = False
 
     def __call__(self, tables: Tables) -> Ranking:
         """Retrieve by exact search, then rank what was found."""
@@ -95,8 +104,9 @@ class Recommend:
         search = Search(history, self.at_ms, excluded_E, self.wanted, self.user_key)
         found = search.best(ranker, catalogue, max(self.n, RERANKED))
         request = Request(history, found.keys_K, self.at_ms, self.user_key)
+        why = Basis(tables, request) if self.explain else None
         (scores,) = ranker.rank_all([request], catalogue.codes_of(ranker))
-        return _best(served, int(history.count_B[0]), found.ids, scores, self.n)
+        return _best(served, int(history.count_B[0]), found.ids, scores, self.n, None, why)
 
 
 def _best(
@@ -106,6 +116,7 @@ def _best(
     scores: Scores,
     n: int | None,
     shown_C: Tensor | None = None,
+    basis: Basis | None = None,
 ) -> Ranking:
     order_C = scores.score_C.argsort(descending=True, stable=True)
     shown = order_C if shown_C is None else order_C[shown_C[order_C]]
@@ -119,6 +130,7 @@ def _best(
         next_item_N=_values(scores.next_item_C[order_N]),
         actions=_picked(heads, order_N),
         left_out=len(order_C) - len(shown),
+        explained=None if basis is None else basis.of(order_N.tolist()),
     )
 
 
@@ -134,26 +146,31 @@ def _values(score_N: Tensor) -> list[float]:
     return values
 
 
-class Row(msgspec.Struct, gc=False):
+class Row(msgspec.Struct, gc=False, omit_defaults=True):
     """One item of an answer."""
 
     item: Id
     score: float
     next_item: float
     actions: dict[str, float] | None
+    explanation: dict[str, object] | None = None
 
 
 def answer(ranking: Ranking, request_id: str, took_seconds: float) -> dict[str, object]:
     """The ranking as the body of an answer."""
-    return {
+    why = ranking.explained
+    rows = map(
+        Row, ranking.items, ranking.score_N, ranking.next_item_N, _heads(ranking),
+        repeat(None) if why is None else why.items,
+    )  # fmt: skip
+    whole: dict[str, object] = {} if why is None else {"explanation": why.whole}
+    return whole | {
         "request_id": request_id,
         "version": ranking.served.number,
         "version_age_seconds": round(ranking.served.age_seconds(time.time()), 3),
         "took_ms": round(took_seconds * 1000, 3),
         "left_out": ranking.left_out,
-        "items": list(
-            map(Row, ranking.items, ranking.score_N, ranking.next_item_N, _heads(ranking))
-        ),
+        "items": list(rows),
     }
 
 

@@ -175,8 +175,15 @@ class Asker:
                 x_ND = x_ND + self._mixed(attended_NHV, u, weights)
         return Kept(seen, tuple(keys), tuple(values), last_D)
 
-    def ask(self, asked: Sequence[Asked[Kept]]) -> list[Answer]:
-        """Answer requests together; a request's answer does not depend on the others'."""
+    def ask(
+        self, asked: Sequence[Asked[Kept]], weighed: Sequence[Tensor] | None = None
+    ) -> list[Answer]:
+        """Answer requests together; a request's answer does not depend on the others'.
+
+        weighed: of each request a tensor [1 + C, T] to which is added how much every event weighs
+        for the query and for every candidate: the lengths of what it contributes in all layers and
+        heads, each `|SiLU(logit)| / N * |v|`.
+        """
         x_RD, bounds = self._tokens(asked)
         for number, weights in enumerate(self._layers):
             u, q, k, v = self._projected(x_RD, weights)
@@ -184,12 +191,14 @@ class Asker:
             share_RH = silu(logit_RH) / self._length
             share_RH[bounds[:-1]] = 0.0  # a query is nothing that it could see itself
             out_RHV = share_RH.unsqueeze(-1).to(v.dtype) * v
-            for one, first, end in zip(asked, bounds[:-1], bounds[1:], strict=True):
+            for place, one in enumerate(asked):
+                first, end = bounds[place : place + 2]
                 if len(one.kept.seen):
                     bias_T = _bias(one.kept.seen.at_ms_T, one.at_ms, weights.near, weights.when)
                     out_RHV[first:end] += self._attended(
                         q[first:end], one.kept.keys[number], one.kept.values[number],
                         torch.from_numpy(bias_T).unsqueeze(0),
+                        None if weighed is None else weighed[place],
                     )  # fmt: skip
             x_RD = x_RD + self._mixed(out_RHV, u, weights)
         users_BD = normalize(x_RD[bounds[:-1]], eps=1e-6)
@@ -225,7 +234,10 @@ class Asker:
             return k_HNK.contiguous(), v_HNV.contiguous()
         return torch.cat([old[0], k_HNK], 1), torch.cat([old[1], v_HNV], 1)
 
-    def _attended(self, q_RHK: Tensor, k_HTK: Tensor, v_HTV: Tensor, bias: Tensor) -> Tensor:
+    def _attended(
+        self, q_RHK: Tensor, k_HTK: Tensor, v_HTV: Tensor, bias: Tensor,
+        weighed_RT: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """What rows see of a history, [R, H, V]. bias: [1, T] for all rows, or [R, T]."""
         q_HRK, k_HKT = q_RHK.transpose(0, 1), k_HTK.transpose(1, 2)
         bias = bias.to(self.precision)
@@ -236,6 +248,8 @@ class Asker:
             of_rows = bias if len(bias) == 1 else bias[some]
             weights = torch.baddbmm(of_rows, q_HRK[:, some], k_HKT, alpha=self._alpha)
             out.append(torch.bmm(silu(weights, inplace=True), v_HTV))
+            if weighed_RT is not None:
+                weighed_RT[some] += (weights.abs() * v_HTV.norm(dim=2).unsqueeze(1)).sum(0)
         whole_HRV = out[0] if len(out) == 1 else torch.cat(out, 1)
         return whole_HRV.transpose(0, 1)
 

@@ -107,6 +107,20 @@ class Request(NamedTuple):
     """With it, what is read of the history is kept for the next request."""
 
 
+class Explanation(NamedTuple):
+    """Where the scores of C candidates come from."""
+
+    reading: str
+    """Whether the history was kept (`hit`), `extended`, or `read` anew."""
+    seen: Seen
+    """The T events that were visible."""
+    weight_CT: Tensor | None
+    """Share of each event in what a candidate took from the history, each row's sum 1; None where
+    layers are not of our form."""
+    logits_CA: Tensor | None
+    """Logits of the action heads, before calibration; None while there are none."""
+
+
 class _Unseen(NamedTuple):
     """Items without a row that have categories: where they stand, and their vectors."""
 
@@ -214,6 +228,25 @@ class Ranker:
         return [self._scores(*each) for each in zip(answers, readings, rows, unseen, strict=True)]
 
     @torch.inference_mode()
+    def explain(self, request: Request, codes_of: CodesOf | None = None) -> Explanation:
+        """What a ranking of these candidates rests on; computed anew for them."""
+        outcomes: list[str] = []
+        reading = self._read(request.history, request.user_key, codes_of, outcomes.append)
+        rows_C = self.rows(request.keys_C)
+        candidates_CD = self._candidates(rows_C, self._unseen(request.keys_C, rows_C, codes_of))
+        asked = [Asked(reading.kept, request.at_ms, candidates_CD)]
+        heads, seen = self.model.has_action_heads, reading.kept.seen
+        if not isinstance(self._asker, Asker):
+            logits_CA = self._asker.ask(asked)[0].logits_CA
+            return Explanation(outcomes[0], seen, None, logits_CA if heads else None)
+        weighed = torch.zeros(1 + len(candidates_CD), len(seen))
+        logits_CA = self._asker.ask(asked, [weighed])[0].logits_CA
+        # Without action heads the next item is asked for, by one row for all candidates.
+        weight_CT = weighed[1:] if heads else weighed[:1].expand(len(rows_C), -1)
+        weight_CT = weight_CT / weight_CT.sum(1, keepdim=True).clamp(min=1e-30)
+        return Explanation(outcomes[0], seen, weight_CT, logits_CA if heads else None)
+
+    @torch.inference_mode()
     def user(
         self, history: Histories, at_ms: int, codes_of: CodesOf | None = None,
         user_key: int | None = None,
@@ -272,8 +305,13 @@ class Ranker:
     def _nobody(self) -> Tensor:
         return torch.zeros(0, self.items.width)
 
-    def _read(self, history: Histories, user_key: int | None, codes_of: CodesOf | None) -> Reading:
-        """What the network read of a history: as it is kept, or with what is new, or all anew."""
+    def _read(
+        self, history: Histories, user_key: int | None, codes_of: CodesOf | None,
+        tell: Callable[[str], object] | None = None,
+    ) -> Reading:  # fmt: skip
+        """What the network read of a history: as it is kept, or with what is new, or all anew.
+        `tell` is told which."""
+        tell = tell or (_nothing if user_key is None else self._readings.count)
         visible_T, before_ms = visible(history, self.model.settings.window)
         item_T, action_T, at_ms_T = (
             column[visible_T] for column in (history.item_T, history.action_T, history.at_ms_T)
@@ -285,7 +323,7 @@ class Ranker:
             before = None
         known = 0 if before is None else len(before.rows_T)
         if before is not None and known == len(seen):
-            self._readings.count(HIT)
+            tell(HIT)
             return before
         new = rows_T[known:]
         vectors_ND = self.items.gather(new)
@@ -295,8 +333,8 @@ class Ranker:
         kept = self._asker.read(seen, vectors_ND, None if before is None else before.kept)
         rows = rows_T.numpy()
         reading = Reading(kept, self._weights, rows, codes_TK, self._stamp, distinct(rows))
+        tell(READ if before is None else EXTENDED)
         if user_key is not None:
-            self._readings.count(READ if before is None else EXTENDED)
             self._readings.put(user_key, reading)
         return reading
 
@@ -350,6 +388,10 @@ def _misplaced(delta: Snapshot, number: int) -> str:
         return "it comes twice"
     after = delta.parent is not None and delta.parent > number
     return "deltas between are missing" if after else "it is out of order"
+
+
+def _nothing(outcome: str) -> None:
+    """Requests of nobody are not counted."""
 
 
 def _same_codes(a: Tensor | None, b: Tensor | None, count: int) -> bool:

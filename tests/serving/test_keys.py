@@ -85,6 +85,21 @@ def test_every_route_is_open_on_purpose_or_needs_one_scope(guarded):
             assert needed == ({NEEDED[path]} if path not in OPEN else set())
 
 
+def test_reasons_need_a_scope_of_their_own(guarded, token):
+    site, _ = guarded
+    plain, both = key(token("read")), key(token("read", "explain"))
+    wait_for_a_look()
+    for path, body in (
+        ("/v1/rank", {"user": "u1", "items": ["i1"]}),
+        ("/v1/recommend", {"user": "u1"}),
+    ):
+        assert site.http.post(path, json=body, headers=plain).status_code == 200
+        answer = site.http.post(f"{path}?explain=true", json=body, headers=plain)
+        assert refused(answer, 403, "forbidden").startswith("this needs a key with scope explain")
+        answer = site.http.post(f"{path}?explain=true", json=body, headers=both)
+        assert answer.json()["explanation"]["version"] == 1
+
+
 @pytest.mark.parametrize("scope", SCOPES)
 def test_each_scope_opens_its_own_routes_only(guarded, token, scope):
     site, _ = guarded

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels.attention import Rows
-from service.model.asking import Answer, Asked, Asker, Seen, window_of
+from service.model.asking import Answer, Asked, Asker, Seen, _bias, window_of
 from service.model.network import Network
 from service.model.plain import PlainAsker
 from service.model.settings import ModelSettings
@@ -21,8 +21,8 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 def network_of(**settings: object) -> Network:
     torch.manual_seed(0)
-    shape = {"dim": DIM, "layers": 3, "qk_width": 8, "v_width": 16, "window": WINDOW}
-    made = Network(ModelSettings(**shape, **settings), 3).eval()
+    shape = {"dim": DIM, "layers": 3, "qk_width": 8, "v_width": 16, "window": WINDOW} | settings
+    made = Network(ModelSettings(**shape), 3).eval()
     for layer in made.hstu._stack():
         for table in (layer.distance_bias, layer.time_bias, layer.self_bias):
             if table is not None:
@@ -131,6 +131,25 @@ def test_weights_that_do_not_fit_a_cache_are_computed_in_parts(monkeypatch) -> N
     (parts,) = asker.ask(asked)
     assert_close(parts, whole)
     assert_close(asker.ask([Asked(asker.read(seen, vectors(40)), *asked[0][1:])])[0], whole)
+
+
+@torch.inference_mode()
+def test_an_event_weighs_what_it_contributes() -> None:
+    """Without the other events: with SiLU weights contributions are a plain sum."""
+    network, seen, items_CD = network_of(layers=1), seen_of(7), vectors(4, seed=2)
+    asker, at_ms = Asker(network), START_MS + 10**9
+    kept = asker.read(seen, vectors(7))
+    weighed = torch.zeros(5, 7)
+    asker.ask([Asked(kept, at_ms, items_CD)], [weighed])
+    (weights,) = asker._layers
+    x_RD, _ = asker._tokens([Asked(kept, at_ms, items_CD)])
+    q_RHK = asker._projected(x_RD, weights).q
+    for t in range(7):
+        only = torch.full((1, 7), -1e30)
+        bias_T = _bias(seen.at_ms_T, at_ms, weights.near, weights.when)
+        only[0, t] = float(bias_T[t])
+        alone_RHV = asker._attended(q_RHK, kept.keys[0], kept.values[0], only)
+        torch.testing.assert_close(weighed[:, t], alone_RHV.norm(dim=2).sum(1), **CLOSE)
 
 
 @torch.inference_mode()
