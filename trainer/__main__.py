@@ -47,7 +47,7 @@ def _train(options: argparse.Namespace, stop: threading.Event) -> None:
     data, settings = options.data, Settings.load(options.settings)
     if not data.is_dir():
         raise InputError(f"data directory {data} does not exist; make it, or mend --data")
-    with closing(open_stream(settings, data)) as stream:
+    with closing(open_stream(settings, data, unhurried=True)) as stream:
         versions = versions_of(settings, data)
         trainer = build(settings, stream, versions, data / "skipped", options.begin)
         # The thread that makes versions lets go of the interpreter's lock when training asks for

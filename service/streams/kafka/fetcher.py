@@ -33,9 +33,6 @@ Place = tuple[str, int]
 FETCH_WAIT_MS = 100
 """How long a broker may hold a fetch back while nothing is there; a fetch holds up none beside it
 for longer than this."""
-PACE_SECONDS = 0.02
-"""A broker that has little is not asked more often: where records come one by one each would cost a
-fetch, here and there, and fetching took a third of a core at 100 appends a second."""
 FETCH_BYTES = 2**20
 LEAST_FETCH_BYTES = 2**17
 LITTLE_BYTES = 2**15
@@ -69,10 +66,13 @@ class Fetcher:
     LOOK_SECONDS in that thread, for whatever else talks to brokers now and then."""
 
     def __init__(
-        self, cluster: Cluster, topics: Topics, buffer_bytes: int, aside: Callable[[], None]
-    ) -> None:
+        self, cluster: Cluster, topics: Topics, buffer_bytes: int, pace_seconds: float,
+        aside: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """pace_seconds: a broker that has little is not asked more often. Where records come one
+        by one each would cost a fetch, here and there."""
         self._cluster, self._topics = cluster, topics
-        self._buffer_bytes, self._aside = buffer_bytes, aside
+        self._buffer_bytes, self._pace_seconds, self._aside = buffer_bytes, pace_seconds, aside
         self._lock = threading.Lock()
         self._buffers: dict[Place, tuple[Topic, Buffer]] = {}
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -231,7 +231,7 @@ class Fetcher:
             sum(len(p.records or b"") for t in answer.responses for p in t.partitions)
             < LITTLE_BYTES
         ):
-            self._rests[node] = self._asked[node] + PACE_SECONDS
+            self._rests[node] = self._asked[node] + self._pace_seconds
         for topic in answer.responses:
             for part in topic.partitions:
                 wanted = asked.get((topic.topic_id, part.partition_index))
