@@ -5,24 +5,26 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Lifespan
 
 from serving.access import NOTES, Access
 from serving.connections import Crowd
 from serving.direct import Direct
+from serving.openapi import Described
 from serving.problems import Problem
 from serving.routes import router
 from serving.server import Server
 
 log = logging.getLogger("serving.app")
 
-DESCRIPTION = """
+DESCRIPTION = """\
 Rankings that learn from the last seconds' actions. Post what users do, ask what to show them.
 
 Every error is a problem document (RFC 9457) with a stable `type`; docs/api.md lists them.
+Keys are asked for where the server has a key file; it names the scope that each route needs.
 """
 
 
@@ -39,13 +41,26 @@ def create_app(server: Server) -> ASGIApp:
             server.close()
 
     routes = router(server)
-    app = FastAPI(title="Freshet", version="1", description=DESCRIPTION, lifespan=lifespan)
-    app.include_router(routes)
+    app = describe(routes, lifespan)
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(HTTPException, _routing_problem)
     app.add_exception_handler(Exception, _failure)
     own = [route for route in routes.routes if isinstance(route, APIRoute)]
     return Access(Crowd(Direct(app, own, _failure)), server.metrics)
+
+
+def describe(routes: APIRouter, lifespan: Lifespan[FastAPI] | None = None) -> Described:
+    """The routes with the document about them."""
+    app = Described(
+        title="Freshet",
+        version="1",
+        description=DESCRIPTION,
+        license_info={"name": "Apache 2.0", "identifier": "Apache-2.0"},
+        lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.include_router(routes)
+    return app
 
 
 async def _problem(_: Request, error: Exception) -> Response:

@@ -9,9 +9,10 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Generic, Protocol, TypeVar
+from typing import Annotated, Generic, Protocol, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from service.actions import (
     MAX_LIST,
@@ -37,45 +38,59 @@ from serving.problems import Problem, invalid_field
 R = TypeVar("R", Action, Impression, Item)
 
 
+AT = Meta(description="When, in seconds since the epoch; the server's clock if absent")
+VERSION = Meta(description="Version of the schema")
+
+
 class PostedAction(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
     """An action as it is posted; `at` is the server's clock when absent."""
 
-    user: Id
-    item: Id
-    action: str
-    at: float | None = None
-    v: int = 1
-    id: str | None = None
-    request: str | None = None
-    value: float | None = None
-    context: dict[str, str | int | float | bool | None] | None = None
+    user: Annotated[Id, Meta(description="Who did it: a string of 1 to 256 bytes or an integer")]
+    item: Annotated[Id, Meta(description="What it was done to")]
+    action: Annotated[str, Meta(description="One of the configured action types")]
+    at: Annotated[float | None, AT] = None
+    v: Annotated[int, VERSION] = 1
+    id: Annotated[
+        str | None, Meta(description="The same id among the user's last 64 counts once")
+    ] = None
+    request: Annotated[
+        str | None, Meta(description="The `request_id` of the list it was done on")
+    ] = None
+    value: Annotated[float | None, Meta(description="A number, kept in the log")] = None
+    context: Annotated[
+        dict[str, str | int | float | bool | None] | None, Meta(description="Kept in the log")
+    ] = None
 
 
 class PostedImpression(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A list that was really shown, as it is posted; `at` is the server's clock when absent."""
 
-    request: str
-    user: Id
-    items: list[Id]
-    at: float | None = None
-    v: int = 1
-    positions: list[int] | None = None
-    propensities: list[float] | None = None
-    history: int | None = None
-    version: int | None = None
+    request: Annotated[str, Meta(description="The `request_id` of the ranking")]
+    user: Annotated[Id, Meta(description="Who saw it")]
+    items: Annotated[list[Id], Meta(description="1 to 4096 items in the order shown")]
+    at: Annotated[float | None, AT] = None
+    v: Annotated[int, VERSION] = 1
+    positions: Annotated[list[int] | None, Meta(description="One per item")] = None
+    propensities: Annotated[list[float] | None, Meta(description="One per item")] = None
+    history: Annotated[
+        int | None, Meta(description="How many of the user's events the scoring saw")
+    ] = None
+    version: Annotated[int | None, Meta(description="The version that scored")] = None
 
 
 class PostedItem(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What is known of an item, as it is posted; `at` is the server's clock when absent."""
 
-    item: Id
-    at: float | None = None
-    v: int = 1
-    categories: list[str] = []
-    hidden: bool = False
-    expires_at: float | None = None
-    features: dict[str, Scalar] = {}
-    deleted: bool = False
+    item: Annotated[Id, Meta(description="A string of 1 to 256 bytes or an integer")]
+    at: Annotated[float | None, AT] = None
+    v: Annotated[int, VERSION] = 1
+    categories: Annotated[list[str], Meta(description="Up to 32, of up to 128 bytes each")] = []
+    hidden: Annotated[bool, Meta(description="Never returned")] = False
+    expires_at: Annotated[
+        float | None, Meta(description="Not returned from then on; seconds since the epoch")
+    ] = None
+    features: Annotated[dict[str, Scalar], Meta(description="Up to 32")] = {}
+    deleted: Annotated[bool, Meta(description="Nothing is known of the item any more")] = False
 
 
 ACTION_EXAMPLE = {

@@ -4,10 +4,11 @@ import asyncio
 import time
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ValidationError
 from starlette.convertors import IntegerConvertor, register_url_convertor
 
@@ -46,6 +47,8 @@ class VersionNumber(IntegerConvertor):
 
 register_url_convertor("version", VersionNumber())
 
+Number = Annotated[int, Path(ge=0, lt=10**18, description="Which version", examples=[41])]
+
 
 def router(server: Server) -> APIRouter:
     """All routes, bound to `server`."""
@@ -57,7 +60,7 @@ def router(server: Server) -> APIRouter:
 
 
 def _add_ranking(routes: APIRouter, server: Server) -> None:
-    errors = problems(400, 401, 403, 408, 413, 415, 422, 429, 503)
+    errors = problems(401, 403, 413, 415, 422, 429, 503)
     may_rank = server.guard.needs("read", "rankings")
 
     @routes.post(
@@ -108,7 +111,7 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
 
 
 def _add_log(routes: APIRouter, server: Server) -> None:
-    errors = problems(400, 401, 403, 408, 413, 415, 422, 429, 503)
+    errors = problems(401, 403, 413, 415, 422, 429, 503)
     may_append = server.guard.needs("write", "records")
 
     @routes.post(
@@ -158,7 +161,7 @@ def _add_state(routes: APIRouter, server: Server) -> None:
     @routes.get(
         "/v1/versions",
         response_model=VersionsAnswer,
-        responses=problems(401, 403),
+        responses=problems(401, 403, 503),
         dependencies=server.guard.needs("read"),
     )
     async def versions() -> Response:
@@ -173,7 +176,7 @@ def _add_state(routes: APIRouter, server: Server) -> None:
         responses=problems(401, 403, 404, 409, 503),
         dependencies=may_decide,
     )
-    async def activate(number: int) -> Response:
+    async def activate(number: Number) -> Response:
         """Pin a version: every server answers from it within its next look."""
         return _json(await asyncio.to_thread(server.activate, number))
 
@@ -187,7 +190,7 @@ def _add_state(routes: APIRouter, server: Server) -> None:
         """Follow the newest version again."""
         return _json(await asyncio.to_thread(server.unpin))
 
-    @routes.get("/health/live", response_model=HealthAnswer)
+    @routes.get("/health/live", response_model=HealthAnswer, responses=problems())
     async def live() -> Response:
         """The process runs."""
         return _json({"status": "ok"})
@@ -198,10 +201,13 @@ def _add_state(routes: APIRouter, server: Server) -> None:
         server.require_ready()
         return _json({"status": "ok"})
 
+    open_metrics = server.settings.open_metrics
+
     @routes.get(
         "/metrics",
-        response_class=Response,
-        dependencies=[] if server.settings.open_metrics else server.guard.needs("read"),
+        response_class=PlainTextResponse,
+        responses=problems() if open_metrics else problems(401, 403),
+        dependencies=[] if open_metrics else server.guard.needs("read"),
     )
     async def metrics() -> Response:
         """Prometheus exposition format 0.0.4."""

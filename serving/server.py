@@ -122,7 +122,10 @@ class Server:
         """Raise Problem 503 unless balancers should send requests here."""
         if self._draining:
             raise Problem(
-                "not-ready", HTTPStatus.SERVICE_UNAVAILABLE, "the server is shutting down"
+                "not-ready",
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "the server is shutting down",
+                headers={"Retry-After": "1"},
             )
         if not self.ready:
             raise not_ready()
