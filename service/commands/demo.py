@@ -91,7 +91,7 @@ def run_demo(
         folder.trainer(free_port()) as trainer,
         folder.server(server_port) as server,
         closing(open_stream(Settings(settings), folder.root)) as stream,
-        Client(f"http://127.0.0.1:{server_port}") as client,
+        Client(f"http://127.0.0.1:{server_port}", patience_seconds=0.0) as client,
         closing(Simulation(world, stream, client, ACTIONS_PER_SECOND)) as simulation,
     ):
         simulation.start()

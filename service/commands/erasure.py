@@ -132,8 +132,8 @@ class Erasure:
 
     def _server(self, url: str) -> Place:
         try:
-            with Client(url, ASK_SECONDS) as client:
-                obeyed = client.versions().get("generation")
+            with Client(url, ASK_SECONDS, patience_seconds=0.0) as client:
+                obeyed: object = client.versions().get("generation")
         except (RequestError, httpx.HTTPError) as error:
             return Place(url, False, f"cannot be asked: {error}")
         if not isinstance(obeyed, int):

@@ -11,6 +11,8 @@ import msgspec
 
 from service.actions import Action, stream_key
 from service.client import Client, RequestError
+from service.client.answers import RankAnswer
+from service.client.records import PostedAction
 from service.commands.feed import World
 from service.streams.protocol import Stream
 
@@ -117,7 +119,7 @@ class Simulation:
         try:
             user = self._world.visitor()
             answer = self._client.recommend(user, LIST_LENGTH, exclude_seen=False)
-            shown, request = [scored["item"] for scored in answer["items"]], answer["request_id"]
+            shown, request = _items(answer), answer["request_id"]
             self._client.impressions([{"user": user, "items": shown, "request": request}])
             clicked = self._world.click(user, shown)
             self._act_and_measure(user, clicked, shown, request)
@@ -147,9 +149,12 @@ class Simulation:
             self.delays_seconds.append(time.monotonic() - sent)
 
     def _send(self, user: str, item: str, request: str | None = None) -> None:
-        action = {"user": user, "item": item, "action": "click", "at": time.time()}
+        action: PostedAction = {"user": user, "item": item, "action": "click", "at": time.time()}
         self._client.act([action if request is None else {**action, "request": request}])
 
     def _first(self, user: str) -> list[str]:
-        answer = self._client.recommend(user, SHOWN)
-        return [scored["item"] for scored in answer["items"]]
+        return _items(self._client.recommend(user, SHOWN))
+
+
+def _items(answer: RankAnswer) -> list[str]:
+    return [str(scored["item"]) for scored in answer["items"]]

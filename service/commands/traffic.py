@@ -12,12 +12,13 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import httpx
 import typer
 
 from service.client import Client, RequestError
+from service.client.records import PostedAction
 from service.commands.feed import World, WorldSettings
 from service.logs import start_logging
 
@@ -91,12 +92,12 @@ class Traffic:
         action = self._action(user, clicked or self._world.act(user))
         self._send([action if clicked is None else {**action, "request": request}], stop)
 
-    def _action(self, user: str, item: str) -> dict[str, Any]:
+    def _action(self, user: str, item: str) -> PostedAction:
         self._numbered += 1
         name = f"{self._run_id}-{self._numbered}"
         return {"user": user, "item": item, "action": "click", "at": time.time(), "id": name}
 
-    def _send(self, actions: list[dict[str, Any]], stop: threading.Event) -> bool:
+    def _send(self, actions: list[PostedAction], stop: threading.Event) -> bool:
         return self._patiently(lambda: self._client.act(actions), stop) is not None
 
     def _patiently(
@@ -129,7 +130,7 @@ def feed(
     """
     start_logging()
     world = World(WorldSettings(seed=seed))
-    with Client(url) as client:
+    with Client(url, patience_seconds=0.0) as client:  # it counts what is not taken at once
         traffic = Traffic(world, client, actions_per_second, lists_per_second)
         with contextlib.suppress(KeyboardInterrupt):  # its normal end
             traffic.run(threading.Event())

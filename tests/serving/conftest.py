@@ -148,7 +148,10 @@ def running(data: Path, **sections: Any) -> Iterator[Site]:
         time.sleep(0.005)
     url = f"http://127.0.0.1:{http.servers[0].sockets[0].getsockname()[1]}"
     try:
-        with httpx.Client(base_url=url, timeout=30) as raw, Client(url, 30) as client:
+        with (
+            httpx.Client(base_url=url, timeout=30) as raw,
+            Client(url, 30, patience_seconds=0.0) as client,
+        ):
             yield Site(server, raw, client)
     finally:
         http.should_exit = True

@@ -47,7 +47,7 @@ class Deployed:
 
     def client(self) -> Client:
         """A client with a key, through the balancer."""
-        return Client(self.balancer.url, 10.0, self.key)
+        return Client(self.balancer.url, 10.0, self.key, patience_seconds=0.0)
 
     def ports(self) -> dict[str, int]:
         """Where each role serves its metrics."""

@@ -232,7 +232,10 @@ def test_operators_metrics_are_not_for_clients(stack: Deployed) -> None:
 
 
 def test_a_balancer_without_servers_answers_in_the_form_of_the_api(tmp_path: Path) -> None:
-    with Balancer(tmp_path, [free_port(), free_port()]) as balancer, Client(balancer.url) as client:
+    with (
+        Balancer(tmp_path, [free_port(), free_port()]) as balancer,
+        Client(balancer.url, patience_seconds=0.0) as client,
+    ):
         for ask in (lambda: client.rank("u1", ["i1"]), lambda: client.act([{"user": "u1"}])):
             with pytest.raises(RequestError) as refused:
                 ask()

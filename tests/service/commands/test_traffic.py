@@ -67,7 +67,7 @@ def answering(status: int) -> tuple[HTTPServer, list[bytes]]:
 def test_what_is_not_taken_is_sent_again_with_the_same_ids() -> None:
     server, bodies = answering(503)
     stop = threading.Event()
-    with Client(f"http://127.0.0.1:{server.server_port}") as client:
+    with Client(f"http://127.0.0.1:{server.server_port}", patience_seconds=0.0) as client:
         traffic = Traffic(World(), client, 20.0, 0.0)
         feeding = threading.Thread(target=traffic.run, args=(stop,))
         feeding.start()
