@@ -9,6 +9,7 @@ import secrets
 import time
 from contextlib import nullcontext as idle
 from typing import Any
+from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -31,6 +32,9 @@ HEADERS = {
 PAGES = ("/docs", "/redoc")
 """Made for browsers, with scripts from elsewhere: they must not be framed either."""
 PAGE_POLICY = "frame-ancestors 'none'"
+
+VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
+"""ASCII without spaces and controls."""
 
 
 def _raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
@@ -88,5 +92,10 @@ class Access:
 def _add_headers(message: Message, path: str, request_id: str) -> None:
     headers: list[tuple[bytes, bytes]] = message["headers"]
     known = {name for name, _ in headers}
-    own = [(b"x-request-id", request_id.encode()), *(_PAGE if path.startswith(PAGES) else _OTHERS)]
+    own = [(b"x-request-id", _visible(request_id)), *(_PAGE if path.startswith(PAGES) else _OTHERS)]
     headers.extend(one for one in own if one[0] not in known)
+
+
+def _visible(request_id: str) -> bytes:
+    """The id as a header may hold it: a client's own may have any characters."""
+    return quote(request_id, VISIBLE, errors="replace").encode()

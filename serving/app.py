@@ -84,5 +84,5 @@ async def _failure(request: Request, error: Exception) -> Response:
         "internal",
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "an unexpected error; the server's log has it",
-        headers={"X-Request-Id": request_id, "Connection": "close"},  # uvicorn closes it
+        headers={"Connection": "close"},  # uvicorn closes it
     ).response()

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.metrics import Readings
+from serving import scoring
 from serving.engine import Served
 from serving.messages import RankAnswer
 
@@ -238,3 +239,27 @@ paths = st.sampled_from(["/v1/rank", "/v1/recommend", "/v1/actions", "/v1/impres
 def test_no_body_makes_the_server_fail(site, path, body):
     response = site.http.post(path, content=body, headers=JSON)
     assert response.status_code in (200, 202, 400, 422)
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [("r-5c1", "r-5c1"), ("50%/a b", "50%/a%20b"), ("\x1f", "%1F"), ("\x00\x7f", "%00%7F"),
+     ("a\r\nSet-Cookie: b=c", "a%0D%0ASet-Cookie:%20b=c"), ("Bücher", "B%C3%BCcher")],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/v1/rank", "/v1/recommend"])
+def test_a_request_id_of_any_characters_is_answered_and_named(site, path, name, header):
+    body = {"user": "u1", "request": name, **({"items": ["i1"]} if path == "/v1/rank" else {})}
+    answer = site.http.post(path, json=body)
+    assert (answer.status_code, answer.json()["request_id"]) == (200, name)
+    assert answer.headers["X-Request-Id"] == header
+    assert "Set-Cookie" not in answer.headers
+
+
+def test_a_failure_names_its_request_once(site, monkeypatch):
+    def fails(*_):
+        raise ValueError("made up")
+
+    monkeypatch.setattr(scoring, "answer", fails)
+    answer = site.http.post("/v1/rank", json={"user": "u1", "items": ["i1"], "request": "日"})
+    assert (answer.status_code, answer.json()["type"]) == (500, "urn:freshet:problem:internal")
+    assert answer.headers.get_list("X-Request-Id") == ["%E6%97%A5"]
