@@ -3,9 +3,36 @@
 docs/api.md says what each field means.
 """
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from service.actions import Id
+
+
+class WeighedEvent(TypedDict):
+    """An event of the user's history and what it weighed for an item."""
+
+    item: Id | None
+    action: str | None
+    at: float
+    share: float
+
+
+class ItemExplanation(TypedDict):
+    """Where the score of one item comes from."""
+
+    logits: dict[str, float] | None
+    events: list[WeighedEvent] | None
+
+
+class Explanation(TypedDict):
+    """What a whole answer rests on."""
+
+    version: int
+    reading: str
+    history: int
+    visible: int
+    rows: str
+    dense: str
 
 
 class ScoredItem(TypedDict):
@@ -15,6 +42,7 @@ class ScoredItem(TypedDict):
     score: float
     next_item: float
     actions: dict[str, float] | None
+    explanation: NotRequired[ItemExplanation]
 
 
 class RankAnswer(TypedDict):
@@ -26,6 +54,7 @@ class RankAnswer(TypedDict):
     took_ms: float
     left_out: int
     items: list[ScoredItem]
+    explanation: NotRequired[Explanation]
 
 
 class RejectedRecord(TypedDict):
