@@ -22,10 +22,12 @@ from torch import Tensor
 
 from service.histories.rings import Longs
 from service.model.network import Network
+from service.model.watching import watching
 from service.store import EmbeddingTable
 from trainer.categories import ItemCategories
 from trainer.device import CPU, distinct, placed, sent
 from trainer.examples import Batch
+from trainer.moments import Moments, Sample
 from trainer.negatives import NegativePool
 from trainer.objective import action_loss, next_item_loss
 from trainer.places import Places
@@ -80,6 +82,8 @@ class _Result:
     scored: Scored
     rows_grad: Tensor
     grads: tuple[Tensor | None, ...]
+    inputs: Sample | None
+    """Of the layers' matrices, if anybody needs to know them."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,8 @@ class Learner:
         self.popularity = Popularity(network.settings.priors, device)
         self.pool = NegativePool(settings.pool_window, device)
         self.positions = PositionBias(network.actions.out_features, device)
+        fits = settings.dense_precision == "int4"
+        self.moments = Moments(self.network, device) if fits else None
         self._dense = list(network.parameters())
         self._threads = ThreadPoolExecutor(thread_name_prefix="learner")
         prior = [network.prior, network.seen]
@@ -151,7 +157,9 @@ class Learner:
         grads = [_sum([result.grads[i] for result in results]) for i in range(len(self._dense))]
         rows_grad = _sum([result.rows_grad for result in results])
         assert rows_grad is not None
-        return self._descend(losses, grads, batch.rows_U, rows_grad)
+        step = self._descend(losses, grads, batch.rows_U, rows_grad)
+        self._remember(step, [result.inputs for result in results])
+        return step
 
     def _prepared(self, parts: list[Batch], seed: tuple[int, ...], now_ms: int) -> _Prepared:
         """What all parts share: the set of positives and negatives, and the rows of the step."""
@@ -184,10 +192,11 @@ class Learner:
         vectors_UD = self.network.items(own_UD, batch.codes_UK)
         place_E = torch.searchsorted(batch.rows_U, item_E)
         place_S = torch.searchsorted(batch.rows_U, batch.rows_S)
-        encoded = self.network.encode(part.seen.window(place_E), vectors_UD)
-        scored = Scored(
-            batch.given[number], part, item_E, self.network.users(encoded, part.queries)
-        )
+        inputs = self._sample()
+        with watching(inputs):
+            encoded = self.network.encode(part.seen.window(place_E), vectors_UD)
+            users_QD = self.network.users(encoded, part.queries)
+        scored = Scored(batch.given[number], part, item_E, users_QD)
         vectors_SD = vectors_UD.index_select(0, place_S)
         asked_Q = torch.arange(len(truth_Q), device=self.device)
         logits_QS = self._logits(scored, asked_Q, vectors_SD, batch.rows_S, batch.now_ms)
@@ -196,7 +205,15 @@ class Learner:
         loss = loss_Q.sum() / sum(map(len, batch.truth_Q))
         grads = torch.autograd.grad(loss, [own_UD, *self._dense], allow_unused=True)
         scored = replace(scored, users_QD=scored.users_QD.detach())
-        return _Result(loss.detach(), scored, grads[0], grads[1:])
+        return _Result(loss.detach(), scored, grads[0], grads[1:], inputs)
+
+    def _sample(self) -> Sample | None:
+        return None if self.moments is None else self.moments.sample()
+
+    def _remember(self, step: Step, samples: list[Sample | None]) -> None:
+        """Of a step that was skipped nothing stays."""
+        if self.moments is not None and step.trained:
+            self.moments.add([sample for sample in samples if sample is not None])
 
     def _side_by_side(
         self, work: Callable[[_Prepared, int], _Result], batch: _Prepared, numbers: range
@@ -233,7 +250,9 @@ class Learner:
         begins = not self.network.actions.bias.any()
         if begins:
             self._begin_at(batch)
-        rows_U, own_UD, logits_RA = self._served(batch)
+        inputs = self._sample()
+        with watching(inputs):
+            rows_U, own_UD, logits_RA = self._served(batch)
         logits_RA = logits_RA - math.log(self.settings.keep_negatives)
         shown_P = self.positions.with_shown(batch.shown_P)
         if self.settings.position_bias:
@@ -244,6 +263,7 @@ class Learner:
         weights = [own_UD, *self._dense, self.positions.bias_AP]
         rows_grad, *grads = torch.autograd.grad(loss, weights, allow_unused=True)
         step = self._descend([loss.detach()], grads, rows_U, rows_grad)
+        self._remember(step, [inputs])
         if step.trained:
             self.positions.shown_P = shown_P
         elif begins:

@@ -46,6 +46,9 @@ class TrainerSettings(Section):
     snapshot: Literal["fp32", "fp16", "int8", "int4"] = Field(
         "int8", description="precision of what servers get; the gate raises it where it must"
     )
+    dense: Literal["fp32", "fp16", "int8", "int4"] | None = Field(
+        None, description="the same of dense weights, where it is another; int4 is fitted"
+    )
     base_every: int = Field(64, ge=1, description="deltas behind a base, at most")
     keep_versions: int = Field(64, ge=2)
     evaluate_rows: int = Field(64, ge=0, description="events of every fourth block scored first")
@@ -61,3 +64,8 @@ class TrainerSettings(Section):
     stochastic_length: float | None = Field(
         None, gt=1, le=2, description="alpha: long histories are shortened in most examples"
     )
+
+    @property
+    def dense_precision(self) -> Literal["fp32", "fp16", "int8", "int4"]:
+        """Of the dense weights that servers get."""
+        return self.dense or self.snapshot

@@ -148,6 +148,7 @@ class State:
             "optimizer": _optimizer_state(learner.optimizer),
             "pool": learner.pool.state(),
             "positions": learner.positions.state(),
+            "moments": {} if learner.moments is None else learner.moments.state(),
             "joiner": self.joiner.state(),
             "histories": self.histories.state(),
             "collisions": {"ids": torch.tensor(self.ids.collisions)},
@@ -176,6 +177,8 @@ class State:
         learner.pool.load(part_of(tensors, "pool"))
         learner.categories.load(part_of(tensors, "categories"))
         learner.positions.load(part_of(tensors, "positions"))
+        if learner.moments is not None:
+            learner.moments.load(part_of(tensors, "moments"))
         self._load_ids(part_of(tensors, "ids"), int(tensors["collisions/ids"]))
         self.histories.load(part_of(tensors, "histories"), segments)
         self.block = block

@@ -20,6 +20,7 @@ from kernels.attention import DISTANCE_BUCKETS, TIME_BUCKETS, Events, Rows, atte
 from kernels.attention.buckets import distance_bucket, time_bucket
 from kernels.attention.variants import RESEARCH_TIME_BUCKETS, Bias
 from kernels.gating import gated
+from service.model.watching import tell
 
 EPS = 1e-6
 U, Q, K, V = range(4)
@@ -168,6 +169,7 @@ class Layer(nn.Module):
     def _projected(self, x: Tensor, *parts: int) -> list[Tensor]:
         """The parts asked for, each a matrix of its own: nothing is split, copied or joined."""
         normed = self._low(self.before(x))
+        tell(self.project, normed)
         out = []
         for part in parts:
             rows = self._rows[part]
@@ -181,6 +183,7 @@ class Layer(nn.Module):
         mixed = u * self._low(self.after(self._full(a))) if self.form.norm_weights else gated(a, u)
         if self.form.output == "three parts":
             mixed = torch.cat([u, a, mixed], dim=1)
+        tell(self.output, mixed)
         if self.training:
             mixed = dropped(mixed, self.dropout)
         bias = None if self.output.bias is None else self._low(self.output.bias)

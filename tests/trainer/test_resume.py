@@ -30,6 +30,9 @@ LONG = settings(
 FULL = settings(store={"max_bytes": 20_000, "item": {"grace_seconds": 5}})
 """Room for some users and some items: rows and histories leave for others all the time."""
 
+FITTED = settings(trainer={"dense": "int4", "publish_seconds": 40})
+"""Moments of layer inputs are part of the state."""
+
 
 @pytest.fixture(scope="module")
 def story() -> Told:
@@ -37,7 +40,9 @@ def story() -> Told:
 
 
 @pytest.fixture(
-    scope="module", params=[settings(), LONG, FULL], ids=["forever", "expiring", "full"]
+    scope="module",
+    params=[settings(), LONG, FULL, FITTED],
+    ids=["forever", "expiring", "full", "fitted"],
 )
 def whole(
     request: pytest.FixtureRequest, story: Told, tmp_path_factory: pytest.TempPathFactory

@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from kernels.attention import Events, Rows
 from kernels.attention.buckets import distance_bucket, time_bucket
 from kernels.attention.variants import BLOCK_PAIRS, softmax_attention
+from service.model.hstu import history_rows
 from service.model.layer import FORMS, Form, KeysValues, Layer
 from service.model.network import Network
 from service.model.sequence import SequenceEncoder
 from service.model.tokens import Window
+from service.model.watching import watching
 
 NetworkOf = Callable[..., Network]
 
@@ -155,6 +158,21 @@ def test_gradients_are_those_of_finite_differences(form: Form) -> None:
         return layer.attend(q, KeysValues(k, v), rows, events, KeysValues(own_k, own_v))
 
     assert torch.autograd.gradcheck(call, [x.requires_grad_() for x in inputs] + tables)
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+def test_a_watch_is_told_what_each_matrix_multiplies(form: Form) -> None:
+    layer, (_, events) = layer_of(form), layout(np.random.default_rng(0))
+    x_TD = torch.randn(sum(LENGTHS), 8, dtype=torch.float64)
+    told: dict[nn.Linear, Tensor] = {}
+    with watching(told.__setitem__):
+        seen = layer.keys_values(x_TD)
+        out_TD, _ = layer.history(x_TD, history_rows(events), events)
+    assert torch.equal(out_TD, x_TD + layer.output(told[layer.output]))
+    k_THK = layer.project(told[layer.project]).split([8, 6, 6, 8], dim=1)[2].unflatten(1, (2, 3))
+    k_THK = silu(k_THK) if 2 in form.silu_on else k_THK
+    assert torch.allclose(k_THK, seen.k)
+    assert told.keys() == {layer.project, layer.output}
 
 
 def test_history_rows_in_one_block_or_several_are_the_same() -> None:
