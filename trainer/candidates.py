@@ -10,10 +10,10 @@ from service.model.ranker import ITEM_SLOT
 from service.versions import Manifest, Snapshot, VersionDirectory
 from trainer.chains import number_of
 from trainer.cuts import Cut
+from trainer.fitting import Weights
 from trainer.gate import Gate, Verdict
 from trainer.settings import TrainerSettings
 from trainer.snapshots import precisions, snapshot_of_delta
-from trainer.state import Tensors
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ MOST_HALF_LIVES = 48
 class Standard:
     """What the snapshots of a chain have in common until it changes."""
 
-    dense: Tensors
+    weights: Weights
     """The dense weights that servers have, before they were quantized."""
     dense_ms: int
     """Event time at which these were current."""
@@ -43,16 +43,17 @@ class Standard:
     ) -> "Standard | None":
         """That of a version, with the weights as servers decode them; None if its snapshot cannot
         be read."""
-        dense: Tensors = {}
+        weights = Weights({})
         try:
             for name in reversed(manifest.snapshot):
-                dense = Snapshot.read_file(directory, manifest, name).weights()
-                if dense:
+                snapshot = Snapshot.read_file(directory, manifest, name)
+                if snapshot.dense:
+                    weights = Weights.of(snapshot)
                     break
         except VersionError as error:
             _log.error("the snapshot of version %d is not built upon: %s", manifest.number, error)
             return None
-        return cls(dense, meta["dense_ms"], meta[COUNTS_ORIGIN])
+        return cls(weights, meta["dense_ms"], meta[COUNTS_ORIGIN])
 
     def renewed(self, now_ms: int, shortest_seconds: float) -> "Standard":
         """With counts from a new origin, where the old one is too long ago."""
@@ -81,16 +82,21 @@ class Candidates:
         self, cut: Cut, number: int, parent: Manifest | None, standard: Standard | None
     ) -> Candidate:
         """The candidate of a cut, as what follows `parent` with its standard (None: a base)."""
-        now_ms, fresh = cut.position.newest_ms, cut.delta.parts["network"]
+        now_ms, fresh = cut.position.newest_ms, Weights(cut.delta.parts["network"])
+        moments, settings = cut.delta.parts["moments"], self._settings
         if parent is None or standard is None:
+            wanted = precisions(fresh.full, settings.snapshot, settings.dense_precision)
+            fresh, due = fresh.fit_to(moments, wanted, before=fresh), True
             standard = Standard(fresh, now_ms, now_ms)
-            wanted, due = precisions(fresh, self._settings.snapshot), True
         else:
             wanted = parent.precision
-            due = now_ms - standard.dense_ms >= self._settings.dense_seconds * 1000
-            standard = replace(standard, dense=fresh, dense_ms=now_ms) if due else standard
+            due = now_ms - standard.dense_ms >= settings.dense_seconds * 1000
+            if due:
+                fresh = fresh.fit_to(moments, wanted, before=standard.weights)
+                standard = replace(standard, weights=fresh, dense_ms=now_ms)
             standard = standard.renewed(now_ms, min(cut.model["model"]["priors"]))
-        verdict = self._gate.judge(number, cut.trials, standard.dense, wanted)
+        verdict = self._gate.judge(number, cut.trials, standard.weights, wanted)
+        standard = replace(standard, weights=standard.weights.published(verdict.precision))
         if parent is not None and verdict.precision.get(ROWS) != wanted.get(ROWS):
             held = f"precision: rows as {verdict.precision[ROWS]} begin with the next version"
             return Candidate(None, replace(verdict, held=held, reason="precision"), standard)
@@ -110,6 +116,6 @@ class Candidates:
         model = cut.model | {COUNTS_ORIGIN: standard.origin_ms}
         full = snapshot_of_delta(
             cut.delta, number, number_of(parent), cut.position.watermark_ms, model,
-            standard.dense,
+            standard.weights.at(verdict.precision),
         )  # fmt: skip
         return full.quantized(verdict.precision)

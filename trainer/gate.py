@@ -13,6 +13,7 @@ from torch import Tensor
 from service.metrics import TrainerMetrics
 from trainer.alarm import Alarm
 from trainer.anchors import Anchors, Rise
+from trainer.fitting import Weights
 from trainer.gate_settings import GateSettings
 from trainer.gathering import Trials, counted, questions_of
 from trainer.quantization import Difference, Fallback, coded
@@ -83,15 +84,15 @@ class Gate:
         )  # fmt: skip
 
     def judge(
-        self, version: int, trials: Trials, dense: dict[str, Tensor], precision: dict[str, str]
+        self, version: int, trials: Trials, weights: Weights, precision: dict[str, str]
     ) -> Verdict:
         """Whether a version with these dense weights may be served, and in which precisions."""
         began = time.monotonic()
-        precision, apart = self._fallback.settle(trials.recent, dense, precision)
+        precision, apart = self._fallback.settle(trials.recent, weights, precision)
         anchors, rises = self._anchors, dict[str, Rise]()
-        held = _broken(dense, apart, self.settings)
+        held = _broken(weights.full, apart, self.settings)
         if held is None:
-            slices, losses_NM = self._losses(trials, dense, precision)
+            slices, losses_NM = self._losses(trials, weights, precision)
             rises = anchors.rises(trials.watermark_ms, slices, losses_NM, self.settings.slice_ms)
             held = _unanswered(losses_NM)
             if held is None and (held := self._surprised(trials) or self._risen(rises, trials)):
@@ -138,13 +139,13 @@ class Gate:
         self._anchors = self._anchors.loaded(_part(state, "anchors."))
 
     def _losses(
-        self, trials: Trials, dense: dict[str, Tensor], precision: dict[str, str]
+        self, trials: Trials, weights: Weights, precision: dict[str, str]
     ) -> tuple[list[Slice], Tensor]:
         """The closed slices and what servers would lose on them; NaN for what cannot be coded."""
         slices = trials.questions.slices[: trials.closed]
         count = sum(map(len, slices))
         try:
-            served = coded(trials.questions.part(0, trials.closed), dense, precision)
+            served = coded(trials.questions.part(0, trials.closed), weights, precision)
         except ValueError:
             return slices, torch.full((count, len(MEASURES)), torch.nan)
         return slices, self._scorer.answer(served.questions, served.dense).losses_NM

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from service.actions import RESERVED_KEY
 from service.versions import SlotRows, Snapshot
+from trainer.fitting import Weights
 from trainer.trial_scores import Answers, Questions, Scorer
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Coded:
     questions: Questions
 
 
-def coded(questions: Questions, dense: dict[str, Tensor], precision: Mapping[str, str]) -> Coded:
+def coded(questions: Questions, weights: Weights, precision: Mapping[str, str]) -> Coded:
     """Dense weights and the questions' rows as they come out of a snapshot of these precisions.
 
     Raises ValueError for what cannot be coded.
@@ -63,7 +64,7 @@ def coded(questions: Questions, dense: dict[str, Tensor], precision: Mapping[str
     keys_R[0] = RESERVED_KEY
     unknown_1D = torch.zeros(1, vectors_RD.shape[1])
     rows = SlotRows(keys_R, torch.cat([unknown_1D, vectors_RD]))
-    snapshot = Snapshot(0, {}, dict(dense), {"item": rows}).quantized(precision)
+    snapshot = Snapshot(0, {}, weights.at(precision), {"item": rows}).quantized(precision)
     vectors_KD, vectors_LD = (
         snapshot.slots["item"].vectors()[1:].split([len(vectors_RD) - len(questions.popular_L),
                                                     len(questions.popular_L)])
@@ -99,36 +100,36 @@ class Fallback:
         self._scorer, self._settings = scorer, settings
 
     def settle(
-        self, questions: Questions, dense: dict[str, Tensor], precision: dict[str, str]
+        self, questions: Questions, weights: Weights, precision: dict[str, str]
     ) -> tuple[dict[str, str], Difference]:
         """The precisions to publish with and how far off they are, within bounds or not.
 
         Raised is the tensor that alone, at its present precision, moves scores most.
         """
-        full = self._scorer.answer(questions, dense)
+        full = self._scorer.answer(questions, weights.full)
         precision = dict(precision)
         while True:
-            apart = self._difference(full, questions, dense, precision)
+            apart = self._difference(full, questions, weights, precision)
             lossy = [name for name, kind in precision.items() if kind in FALLBACK]
             if apart.within(self._settings) or not lossy:
                 return precision, apart
             worst = max(
-                lossy, key=lambda name: self._alone(full, questions, dense, precision, name)
+                lossy, key=lambda name: self._alone(full, questions, weights, precision, name)
             )
             precision[worst] = FALLBACK[precision[worst]]
 
     def _alone(
-        self, full: Answers, questions: Questions, dense: dict[str, Tensor],
+        self, full: Answers, questions: Questions, weights: Weights,
         precision: dict[str, str], name: str,
     ) -> float:  # fmt: skip
-        return self._difference(full, questions, dense, {name: precision[name]}).largest
+        return self._difference(full, questions, weights, {name: precision[name]}).largest
 
     def _difference(
-        self, full: Answers, questions: Questions, dense: dict[str, Tensor],
+        self, full: Answers, questions: Questions, weights: Weights,
         precision: dict[str, str],
     ) -> Difference:  # fmt: skip
         try:
-            served = coded(questions, dense, precision)
+            served = coded(questions, weights, precision)
         except ValueError:
             return Difference(torch.inf, torch.inf, torch.inf)
         return difference(full, self._scorer.answer(served.questions, served.dense))

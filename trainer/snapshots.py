@@ -1,5 +1,6 @@
 """The servers' half of a version, made of what the trainer has changed."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -8,6 +9,7 @@ import torch
 from service.model.prior import COUNTS, COUNTS_ORIGIN
 from service.model.ranker import ITEM_SLOT
 from service.versions import SlotRows, Snapshot
+from service.versions.dense import Dense
 from trainer import popularity
 from trainer.state import State, StateDelta, Tensors
 
@@ -23,9 +25,9 @@ def snapshot_of_delta(
     parent: int | None,
     at_ms: int,
     model: dict[str, Any],
-    dense: Tensors,
+    dense: Mapping[str, Dense],
 ) -> Snapshot:
-    """A version's snapshot in full precision, as what follows `parent` (None: a base).
+    """A version's snapshot, its rows in full precision, as what follows `parent` (None: a base).
 
     model: as `service.model.ranker.described` has it, with the origin of counts. Raises ValueError
     for what no server could use: numbers that are not finite.
@@ -61,9 +63,11 @@ def with_origin(base: Snapshot, origin_ms: int) -> Snapshot:
     )  # fmt: skip
 
 
-def precisions(dense: Tensors, wanted: Precision) -> dict[str, str]:
-    """The precision of every tensor that is not kept exactly: matrices and the items' rows."""
-    if wanted == "fp32":
-        return {}
-    matrices = [name for name, weight in dense.items() if weight.ndim == 2 and name not in EXACT]
-    return dict.fromkeys([*matrices, f"slots/{ITEM_SLOT}"], wanted)
+def precisions(
+    dense: Tensors, rows: Precision, matrices: Precision | None = None
+) -> dict[str, str]:
+    """The precision of every tensor that is not kept exactly: matrices (None: as rows) and the
+    items' rows."""
+    names = [name for name, weight in dense.items() if weight.ndim == 2 and name not in EXACT]
+    wanted = dict.fromkeys(names, matrices or rows) | {f"slots/{ITEM_SLOT}": rows}
+    return {name: precision for name, precision in wanted.items() if precision != "fp32"}

@@ -71,8 +71,9 @@ class Writer:
         self._parent, self._number = parent, max(self._number, parent.number)
         self._segments.resume(parent, meta["segment_levels"])
         self._standard = standard
-        wanted = self._rules.settings.snapshot
-        self.whole = standard is None or not parent.snapshot or meta["snapshot"] != wanted
+        wanted, rows = self._precisions(), meta["snapshot"]
+        there = {"snapshot": rows, "dense": meta.get("dense", rows)}
+        self.whole = standard is None or not parent.snapshot or there != wanted
 
     def write(self, cut: Cut) -> Manifest:
         """Steps, in order, each safe to die after:
@@ -134,9 +135,14 @@ class Writer:
             "largest_ms": cut.position.largest_ms,
             "history_cursor": cut.history_cursor,
             "segment_levels": levels,
-            "snapshot": self._rules.settings.snapshot,
+            **self._precisions(),
             **candidate.standard.meta(),
         }
+
+    def _precisions(self) -> dict[str, str]:
+        """Asked for, of rows and dense weights: others begin with a base."""
+        settings = self._rules.settings
+        return {"snapshot": settings.snapshot, "dense": settings.dense_precision}
 
     def _write_checkpoint(
         self, draft: Draft, parent: Manifest | None, delta: Checkpoint, wipe: bool

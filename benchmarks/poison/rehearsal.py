@@ -19,6 +19,7 @@ from service.blocks import Block
 from service.metrics import TrainerMetrics
 from service.settings import Settings
 from trainer.build import Plan
+from trainer.fitting import Weights
 from trainer.gate import Gate
 from trainer.gate_settings import GateSettings
 from trainer.gathering import Trials
@@ -172,7 +173,7 @@ class Rehearsal:
         dense = {name: weight.clone() for name, weight in network.state_dict().items()}
         gathered = time.perf_counter()
         number = len(self._course.versions) + 1
-        verdict = self._gate.judge(number, trials, dense, self._precision)
+        verdict = self._gate.judge(number, trials, Weights(dense), self._precision)
         judged = time.perf_counter()
         self._gate.committed(verdict)
         self._course.versions.append(

@@ -58,7 +58,7 @@ class Losses:
 
 def int8_loss(data: Path | None, learned: int, asked: int, seeds: int) -> Iterator[Figure]:
     """The change, one run per seed. data: a file of actions; the simulated feed if None."""
-    events = _events(data, learned + 4 * asked)
+    events = events_of(data, learned + 4 * asked)
     found = [_run(events, learned, asked, seed) for seed in range(seeds)]
     noise = statistics.stdev(one.full for one in found) if seeds > 1 else 0.0
     yield Figure.of(
@@ -68,7 +68,7 @@ def int8_loss(data: Path | None, learned: int, asked: int, seeds: int) -> Iterat
     )  # fmt: skip
 
 
-def _events(data: Path | None, count: int) -> Events:
+def events_of(data: Path | None, count: int) -> Events:
     if data is not None:
         return read_events(data, Columns()).first(count)
     users, items = zip(*Feed().draw(count), strict=True)
@@ -80,18 +80,18 @@ def _events(data: Path | None, count: int) -> Events:
 def _run(events: Events, learned: int, asked: int, seed: int) -> Losses:
     sections = {**SECTIONS, "trainer": {**SECTIONS["trainer"], "seed": seed}}
     with tempfile.TemporaryDirectory() as name, closing(LocalStream(Path(name) / "s")) as stream:
-        _append(stream, events.first(learned))
+        append(stream, events.first(learned))
         trainer = build(
             Settings(sections), stream, VersionDirectory(Path(name) / "v"), Path(name) / "skipped"
         )
         with closing(trainer.publisher):
             trainer.run(threading.Event(), lambda: True)
-        losses = _losses(trainer, events, _questions(trainer, events, learned, asked))
+        losses = _losses(trainer, events, questions_of(trainer, events, learned, asked))
     progress(f"seed {seed}: loss {losses.full:.4f}, int8 {losses.change:+.5f}")
     return losses
 
 
-def _questions(trainer: Trainer, events: Events, learned: int, asked: int) -> list[int]:
+def questions_of(trainer: Trainer, events: Events, learned: int, asked: int) -> list[int]:
     """The next events of users whose history ends with what was learned, of items with a row."""
     items = set(trainer.teacher.state.items.live_keys().tolist())
     chosen = [
@@ -111,11 +111,11 @@ def _losses(trainer: Trainer, events: Events, asked: list[int]) -> Losses:
     full = snapshot_of(state, 1, watermark_ms, model)
     quantized = full.quantized(precisions(full.weights(), "int8"))
     rankers = [Ranker(one) for one in (full, quantized)]
-    loss_NM = np.array([[_loss(ranker, state, events, e) for ranker in rankers] for e in asked])
+    loss_NM = np.array([[loss_of(ranker, state, events, e) for ranker in rankers] for e in asked])
     return Losses(*loss_NM.mean(0).tolist())
 
 
-def _loss(ranker: Ranker, state: State, events: Events, event: int) -> float:
+def loss_of(ranker: Ranker, state: State, events: Events, event: int) -> float:
     """Of one event's item among all items, after what its user had."""
     capacity = state.histories.settings.capacity
     history = state.histories.read(events.user_T[event : event + 1], capacity)
@@ -124,7 +124,7 @@ def _loss(ranker: Ranker, state: State, events: Events, event: int) -> float:
     return float(logits_R.logsumexp(0) - logits_R[row - 1])
 
 
-def _append(stream: LocalStream, events: Events) -> None:
+def append(stream: LocalStream, events: Events) -> None:
     encode = msgspec.json.Encoder().encode
     columns = (events.user_T.tolist(), events.item_T.tolist(), events.at_ms_T.tolist())
     actions = [

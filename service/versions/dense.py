@@ -1,23 +1,30 @@
-"""A dense weight in any precision: its values, or a matrix as codes."""
+"""A dense weight in any precision: its values, or a matrix as codes.
+
+A matrix of 4 bits is rounded (`ChannelCodes`), or was fitted to its inputs (`GridCodes`).
+"""
 
 import torch
 from torch import Tensor
 
+from kernels.quantease import GridCodes
+from service.versions import grid
 from service.versions.channels import ChannelCodes
 from service.versions.precision import check_precision
 
-Dense = Tensor | ChannelCodes
+Dense = Tensor | ChannelCodes | GridCodes
 
 
 def values_of(weight: Dense) -> Tensor:
     """The weight in fp32; whole numbers as they are."""
-    if isinstance(weight, ChannelCodes):
+    if not isinstance(weight, Tensor):
         return weight.decode()
     return weight.float() if weight.dtype == torch.float16 else weight
 
 
 def precision_of(weight: Dense) -> str:
     """What it is kept in; whatever is neither codes nor fp16 is exact, hence "fp32"."""
+    if isinstance(weight, GridCodes):
+        return "int4"
     if isinstance(weight, ChannelCodes):
         return f"int{weight.bits}"
     return "fp16" if weight.dtype == torch.float16 else "fp32"
@@ -45,6 +52,8 @@ def quantized(name: str, weight: Dense, precision: str) -> Dense:
 
 def to_tensors(weight: Dense) -> dict[str, Tensor]:
     """As in a snapshot file, below `dense/NAME/` (docs/formats.md)."""
+    if isinstance(weight, GridCodes):
+        return grid.to_tensors(weight)
     return weight.to_tensors() if isinstance(weight, ChannelCodes) else {"values": weight}
 
 
@@ -57,4 +66,8 @@ def from_tensors(parts: dict[str, Tensor]) -> Dense:
             return ChannelCodes(codes_OI, scale_O)
         case {"codes4": packed_OB, "scale": scale_O}:
             return ChannelCodes.unpacked(packed_OB, scale_O)
+        case {
+            "grid4": _, "scale": _, "zero": _, "outliers/places": _, "outliers/values": _
+        }:  # fmt: skip
+            return grid.from_tensors(parts)
     raise ValueError(f"values, or codes and scale, are expected, not {sorted(parts)}")

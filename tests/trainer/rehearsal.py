@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from service.blocks import Block
 from service.histories.local import Events
@@ -13,6 +14,7 @@ from service.metrics import TrainerMetrics
 from service.settings import Settings
 from tests.trainer.workshop import START_MS, settings
 from trainer.build import Plan
+from trainer.fitting import Weights
 from trainer.gate import Gate, Verdict
 from trainer.gate_settings import GateSettings
 from trainer.gathering import Trials
@@ -101,7 +103,7 @@ class Rehearsal:
         self._cut_ms = START_MS
 
     @property
-    def dense(self) -> dict[str, object]:
+    def dense(self) -> dict[str, Tensor]:
         weights = self.state.learner.network.state_dict()
         return {name: weight.clone() for name, weight in weights.items()}
 
@@ -117,7 +119,7 @@ class Rehearsal:
     def judge(self, at_ms: int) -> Verdict:
         self.trials = self.gate.gather(self.state, at_ms)
         number = len(self.verdicts) + 1
-        verdict = self.gate.judge(number, self.trials, self.dense, {"slots/item": "int8"})
+        verdict = self.gate.judge(number, self.trials, Weights(self.dense), {"slots/item": "int8"})
         self.gate.committed(verdict)
         self.verdicts.append((at_ms, verdict))
         return verdict

@@ -7,6 +7,7 @@ import torch
 
 from tests.trainer.rehearsal import GATE, Rehearsal, rings
 from tests.trainer.workshop import START_MS
+from trainer.fitting import Weights
 from trainer.gate import Verdict
 from trainer.quantization import coded, difference
 
@@ -77,8 +78,8 @@ def replace_bounds(**bounds: float):  # type: ignore[no-untyped-def]
 def test_weights_that_are_not_finite_are_held(clean: Rehearsal, value: float) -> None:
     assert clean.trials is not None
     dense = clean.dense
-    dense["tokens.gap"][3, 3] = value  # type: ignore[index]
-    verdict = clean.gate.judge(99, clean.trials, dense, {})  # type: ignore[arg-type]
+    dense["tokens.gap"][3, 3] = value
+    verdict = clean.gate.judge(99, clean.trials, Weights(dense), {})
     assert verdict.reason == "broken"
     assert "tokens.gap" in (verdict.held or "")
 
@@ -89,20 +90,20 @@ def test_rows_that_are_not_finite_are_held(clean: Rehearsal) -> None:
     vectors_KD = trials.questions.vectors_KD.clone()
     vectors_KD[0] = torch.nan
     broken = replace(trials, questions=replace(trials.questions, vectors_KD=vectors_KD))
-    verdict = clean.gate.judge(99, broken, clean.dense, {"slots/item": "int8"})  # type: ignore[arg-type]
+    verdict = clean.gate.judge(99, broken, Weights(clean.dense), {"slots/item": "int8"})
     assert verdict.reason == "broken"
 
 
 def test_the_tensor_that_hurts_most_gets_the_bits(clean: Rehearsal) -> None:
     """One input channel of a matrix dwarfs the others of its rows: its codes lose them."""
     assert clean.trials is not None
-    dense: dict[str, torch.Tensor] = clean.dense  # type: ignore[assignment]
+    dense = clean.dense
     matrices = [name for name, weight in dense.items() if weight.dim() == 2]
     worst = next(name for name in matrices if "layers.0" in name)
     dense[worst] = dense[worst].clone()
     dense[worst][:, 0] = 400 * dense[worst].abs().max()
     precision = dict.fromkeys([*matrices, "slots/item"], "int8")
-    verdict = clean.gate.judge(99, clean.trials, dense, precision)
+    verdict = clean.gate.judge(99, clean.trials, Weights(dense), precision)
     raised = {name for name, kind in verdict.precision.items() if kind != "int8"}
     assert raised == {worst}
     assert verdict.precision[worst] == "fp16"
@@ -113,7 +114,7 @@ def test_the_tensor_that_hurts_most_gets_the_bits(clean: Rehearsal) -> None:
 def test_what_is_too_coarse_in_four_bits_goes_up_step_by_step(clean: Rehearsal) -> None:
     assert clean.trials is not None
     gate = Rehearsal(GATE.model_copy(update={"quantized_score": 1e-4})).gate
-    verdict = gate.judge(1, clean.trials, clean.dense, {"slots/item": "int4"})  # type: ignore[arg-type]
+    verdict = gate.judge(1, clean.trials, Weights(clean.dense), {"slots/item": "int4"})
     assert verdict.precision == {"slots/item": "fp16"}
     assert verdict.reason == "quantization"
 
@@ -121,11 +122,11 @@ def test_what_is_too_coarse_in_four_bits_goes_up_step_by_step(clean: Rehearsal) 
 def test_the_difference_is_that_of_what_servers_decode(clean: Rehearsal) -> None:
     assert clean.trials is not None
     scorer, recent = clean.gate._scorer, clean.trials.recent
-    dense: dict[str, torch.Tensor] = clean.dense  # type: ignore[assignment]
+    dense = clean.dense
     full = scorer.answer(recent, dense)
     far = []
     for precision in ("int4", "int8", "fp16", "fp32"):
-        served = coded(recent, dense, {"slots/item": precision})
+        served = coded(recent, Weights(dense), {"slots/item": precision})
         far.append(difference(full, scorer.answer(served.questions, served.dense)).largest)
     assert far[0] > 4 * far[1] > 16 * far[2] > 0
     assert far[3] == 0
