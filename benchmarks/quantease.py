@@ -7,9 +7,8 @@ version that has new dense weights is looked at again from its checkpoint and it
 
 - `quantease.nearest_error`: squared error of a layer's outputs through its nearest codes, of the
   squared outputs, over the inputs that the trainer keeps moments of; by layer, median of versions
-- `quantease.cold_error`, `quantease.warm_error`: of that what is left after 20 passes from the
-  nearest codes, and in the published codes: 2 passes from those of the version before; both with
-  1 % outliers
+- `quantease.cold_error`, `quantease.warm_error`: of that what is left after 20 passes without codes
+  from before, and in the published codes: 2 passes, with those of the version before
 - `quantease.warm_of_cold`: the second by the first, by version
 - `quantease.bytes`: codes and outliers of a layer, of its fp32 bytes
 - `quantease.loss_change`: log loss of next items, all layers as their nearest codes, fitted, and in

@@ -33,7 +33,7 @@ class Weights:
         self, moments: Tensors, precision: Mapping[str, str], before: "Weights"
     ) -> "Weights":
         """Fitted where 4 bits are wanted and moments of the inputs are known (`trainer.moments`),
-        from where the codes of `before` are."""
+        warm from the codes of `before`."""
         fitted = {}
         for name, moments_II in moments.items():
             weight_OI, warm = self.full[name], before.fitted.get(name)

@@ -7,23 +7,30 @@ minimum over that column, so the error never rises. Columns go by falling S_jj; 
 always 0 (S_jj = 0) are just rounded. Outliers are exact, and the grid spans the others. The paper's
 relaxed passes and its moving outliers are left out.
 
+Descent ends in one of many minima, so every channel starts from several places and keeps the best.
+
 Shapes: O output channels, I inputs, A inputs that are not always 0.
 """
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from types import ModuleType
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from kernels.backends import pick
 from kernels.quantease import cpu, reference
-from kernels.quantease.grid import GridCodes, grid_of, outliers_of, rounded
+from kernels.quantease.grid import Bools, GridCodes, levels, on_grid, outliers_of, rounded
 
 __all__ = ["OUTLIERS", "GridCodes", "fitted", "nearest", "output_error"]
 
 OUTLIERS = 0.01
 """Share of the weights that are kept exactly."""
+
+Doubles = npt.NDArray[np.float64]
 
 _BACKENDS: dict[str, ModuleType] = {"reference": reference, "numba": cpu}
 _LARGEST = 1e38
@@ -35,119 +42,125 @@ def fitted(
 ) -> GridCodes:  # fmt: skip
     """Codes of a float32 matrix whose inputs have the second moments S, up to a factor.
 
-    `warm`: codes of a matrix that was much like this one; each channel starts with what is better,
-    these or the nearest. No channel's output error is above that of its nearest codes, with the
-    same outliers or without any. The same arguments give the same bits.
+    Each channel takes the best of what so many passes make of its nearest codes, with outliers and
+    without, and of `warm`: the codes of a matrix that was much like this one. So none is worse than
+    rounded to nearest. The same arguments give the same bits.
 
     Raises ValueError for weights and moments that do not fit each other or are not finite.
     """
-    moments_II = _checked(weight_OI, moments_II)
-    if warm is not None and warm.codes_OI.shape != weight_OI.shape:
-        raise ValueError(
-            f"warm codes are {list(warm.codes_OI.shape)}, the weight is {list(weight_OI.shape)}; "
-            "start without them"
-        )
-    weight_OI, chosen = weight_OI.detach().contiguous(), pick(backend, _BACKENDS)
-    start = nearest(weight_OI, outliers)
-    error_O = _error(weight_OI, moments_II, start, chosen)
+    layer = _Layer.of(weight_OI, moments_II, backend)
+    weight_OI = weight_OI.detach()
+    starts = [nearest(weight_OI, outliers), nearest(weight_OI)]
     if warm is not None:
-        before = _on_grid(start, warm, moments_II.diagonal() > 0)
-        better_O = _error(weight_OI, moments_II, before, chosen) < error_O
-        start = replace(
-            start, codes_OI=torch.where(better_O[:, None], before.codes_OI, start.codes_OI)
-        )
-    found = _descended(weight_OI, moments_II, start, passes, chosen)
-    plain = nearest(weight_OI)
-    worse_O = _error(weight_OI, moments_II, found, chosen) > _error(
-        weight_OI, moments_II, plain, chosen
-    )
-    if not worse_O.any():
-        return found
-    return _mixed(worse_O, _descended(weight_OI, moments_II, plain, passes, chosen), found)
+        if warm.codes_OI.shape != weight_OI.shape:
+            raise ValueError(
+                f"warm codes are {list(warm.codes_OI.shape)}, the weight is "
+                f"{list(weight_OI.shape)}; start without them"
+            )
+        starts.append(layer.moved(starts[0], warm))
+    ends = [layer.descended(start, passes) for start in starts]
+    best_O = np.argmin([layer.error(codes.decode()) for codes in ends], axis=0)
+    return _mixed(ends, best_O)
 
 
 def nearest(weight_OI: Tensor, outliers: float = 0.0) -> GridCodes:
     """Every weight at its nearest level; the largest, this share of all, exact."""
-    out_OI = outliers_of(weight_OI, outliers)
-    scale_O, zero_O = grid_of(weight_OI, ~out_OI)
-    codes_OI = rounded(weight_OI, scale_O, zero_O).masked_fill(out_OI, 0)
-    places_S = out_OI.flatten().nonzero()[:, 0]
-    return GridCodes(codes_OI, scale_O, zero_O, places_S.int(), weight_OI.flatten()[places_S])
+    weight = weight_OI.detach().numpy()
+    return on_grid(weight, outliers_of(weight, outliers))
 
 
 def output_error(
     weight_OI: Tensor, moments_II: Tensor, decoded_OI: Tensor, backend: str = "numba"
 ) -> Tensor:
     """What replacing a matrix by another does to its outputs: e S e by channel, float64 [O]."""
-    error_OI = weight_OI.detach().double() - decoded_OI.double()
-    out_O: Tensor = pick(backend, _BACKENDS).squares(error_OI, _checked(weight_OI, moments_II))
-    return out_O
+    return torch.from_numpy(_Layer.of(weight_OI, moments_II, backend).error(decoded_OI))
 
 
-def _checked(weight_OI: Tensor, moments_II: Tensor) -> Tensor:
-    """The moments in float64, both halves alike."""
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """What is to be fitted, in float64."""
+
+    weight_OI: Doubles
+    moments_II: Doubles
+    order_A: npt.NDArray[np.int64]
+    backend: ModuleType
+
+    @classmethod
+    def of(cls, weight_OI: Tensor, moments_II: Tensor, backend: str) -> "_Layer":
+        """Raises ValueError for what does not fit. Both halves of the moments become alike."""
+        weight, moments = weight_OI.detach().numpy(), moments_II.numpy().astype(np.float64)
+        _check(weight_OI, moments)
+        square_I = moments.diagonal()
+        order_I = np.argsort(-square_I, kind="stable")
+        return cls(
+            weight.astype(np.float64, order="C"), (moments + moments.T) / 2,
+            order_I[square_I[order_I] > 0], pick(backend, _BACKENDS),
+        )  # fmt: skip
+
+    def error(self, decoded_OI: Tensor) -> Doubles:
+        """e S e of every channel, [O]."""
+        error_O: Doubles = self.backend.squares(
+            self.weight_OI - decoded_OI.numpy(), self.moments_II
+        )
+        return error_O
+
+    def descended(self, start: GridCodes, passes: int) -> GridCodes:
+        """After so many passes."""
+        level_OL = levels(start.scale_O.numpy(), start.zero_O.numpy()).astype(np.float64)
+        codes_OI = start.codes_OI.numpy().copy()
+        self.backend.descend(
+            self.weight_OI, self.moments_II, self.order_A, ~_is_outlier(start), level_OL,
+            codes_OI, passes,
+        )  # fmt: skip
+        return replace(start, codes_OI=torch.from_numpy(codes_OI))
+
+    def moved(self, start: GridCodes, warm: GridCodes) -> GridCodes:
+        """What `warm` stands for on the grid of `start`, but for inputs that are always 0."""
+        there_OI = rounded(warm.decode().numpy(), start.scale_O.numpy(), start.zero_O.numpy())
+        there_OI[_is_outlier(start)] = 0
+        codes_OI = start.codes_OI.numpy().copy()
+        codes_OI[:, self.order_A] = there_OI[:, self.order_A]
+        return replace(start, codes_OI=torch.from_numpy(codes_OI))
+
+
+def _check(weight_OI: Tensor, moments_II: Doubles) -> None:
     inputs = weight_OI.shape[-1]
     if weight_OI.dim() != 2 or weight_OI.dtype != torch.float32 or not inputs:
         raise ValueError(
             f"weight is {weight_OI.dtype} {list(weight_OI.shape)}; pass a float32 matrix with "
             "inputs"
         )
-    if list(moments_II.shape) != [inputs, inputs]:
+    if moments_II.shape != (inputs, inputs):
         raise ValueError(
             f"moments are {list(moments_II.shape)}; a weight with {inputs} inputs needs "
             f"[{inputs}, {inputs}]"
         )
-    for name, tensor in (("weight", weight_OI), ("moments", moments_II)):
-        if not bool((tensor.abs() <= _LARGEST).all()):
+    for name, array in (("weight", weight_OI.detach().numpy()), ("moments", moments_II)):
+        if not (np.abs(array) <= _LARGEST).all():
             raise ValueError(f"{name} has NaN or values beyond {_LARGEST:.0e}")
-    if bool((moments_II.diagonal() < 0).any()):
+    if (moments_II.diagonal() < 0).any():
         raise ValueError("moments have a negative diagonal; pass sums of squares")
-    moments_II = moments_II.double()
-    return ((moments_II + moments_II.T) / 2).contiguous()
 
 
-def _descended(
-    weight_OI: Tensor, moments_II: Tensor, start: GridCodes, passes: int, chosen: ModuleType
-) -> GridCodes:
-    order_I = moments_II.diagonal().argsort(descending=True, stable=True)
-    order_A = order_I[moments_II.diagonal()[order_I] > 0]
-    codes_OI = chosen.descend(
-        weight_OI, moments_II, order_A, ~_is_outlier(start), start.scale_O, start.zero_O,
-        start.codes_OI, passes,
-    )  # fmt: skip
-    return replace(start, codes_OI=codes_OI)
-
-
-def _on_grid(start: GridCodes, warm: GridCodes, live_I: Tensor) -> GridCodes:
-    """What was there before on the grid of now, but for inputs that are always 0."""
-    codes_OI = rounded(warm.decode(), start.scale_O, start.zero_O)
-    codes_OI = codes_OI.masked_fill(_is_outlier(start), 0)
-    return replace(start, codes_OI=torch.where(live_I, codes_OI, start.codes_OI))
-
-
-def _error(weight_OI: Tensor, moments_II: Tensor, codes: GridCodes, chosen: ModuleType) -> Tensor:
-    error_O: Tensor = chosen.squares(weight_OI.double() - codes.decode(), moments_II)
-    return error_O
-
-
-def _is_outlier(codes: GridCodes) -> Tensor:
-    is_outlier_OI = torch.zeros(codes.codes_OI.shape, dtype=torch.bool)
-    is_outlier_OI.view(-1)[codes.places_S.long()] = True
+def _is_outlier(codes: GridCodes) -> Bools:
+    is_outlier_OI = np.zeros(codes.codes_OI.shape, np.bool_)
+    is_outlier_OI.reshape(-1)[codes.places_S.numpy()] = True
     return is_outlier_OI
 
 
-def _mixed(first_O: Tensor, first: GridCodes, second: GridCodes) -> GridCodes:
-    """The channels of `first` where it says so, those of `second` elsewhere."""
-    inputs = first.codes_OI.shape[1]
-    places, values = [], []
-    for codes, taken_O in ((first, first_O), (second, ~first_O)):
-        taken_S = taken_O[codes.places_S.long() // inputs]
-        places.append(codes.places_S[taken_S])
-        values.append(codes.values_S[taken_S])
-    places_S, order_S = torch.cat(places).sort()
-    return GridCodes(
-        torch.where(first_O[:, None], first.codes_OI, second.codes_OI),
-        torch.where(first_O, first.scale_O, second.scale_O),
-        torch.where(first_O, first.zero_O, second.zero_O),
-        places_S, torch.cat(values)[order_S],
+def _mixed(ends: Sequence[GridCodes], best_O: npt.NDArray[np.int64]) -> GridCodes:
+    """Of each channel the codes, the grid and the outliers of the best."""
+    channels = np.arange(len(best_O))
+    codes_EOI, scale_EO, zero_EO = (
+        np.stack([getattr(codes, name).numpy() for codes in ends])
+        for name in ("codes_OI", "scale_O", "zero_O")
+    )
+    is_outlier_EOI = np.stack([_is_outlier(codes) for codes in ends])
+    value_EOI = np.stack([codes.decode().numpy() for codes in ends])
+    places_S = np.flatnonzero(is_outlier_EOI[best_O, channels])
+    values_S = value_EOI[best_O, channels].reshape(-1)[places_S]
+    parts = (
+        codes_EOI[best_O, channels], scale_EO[best_O, channels], zero_EO[best_O, channels],
+        places_S.astype(np.int32), values_S,
     )  # fmt: skip
+    return GridCodes(*map(torch.from_numpy, parts))

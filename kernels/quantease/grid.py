@@ -1,14 +1,23 @@
 """The value: a matrix on a grid of 16 levels per output channel, but for its outliers.
 
+In numpy: on a machine whose cores are all busy torch's threads wait for each other, which took ten
+times the CPU time of all the rest.
+
 Shapes: O output channels, I inputs, L levels, S outliers.
 """
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 LEVELS = 16
+
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +37,10 @@ class GridCodes:
 
     def decode(self) -> Tensor:
         """The matrix in float32, [O, I]."""
-        weight_OI = levels(self.scale_O, self.zero_O).gather(1, self.codes_OI.long())
-        weight_OI.view(-1)[self.places_S.long()] = self.values_S
-        return weight_OI
+        level_OL = levels(self.scale_O.numpy(), self.zero_O.numpy())
+        weight_OI = np.take_along_axis(level_OL, self.codes_OI.numpy().astype(np.int64), axis=1)
+        weight_OI.reshape(-1)[self.places_S.numpy()] = self.values_S.numpy()
+        return torch.from_numpy(weight_OI)
 
     @property
     def nbytes(self) -> int:
@@ -40,32 +50,43 @@ class GridCodes:
         return packed + sum(tensor.nbytes for tensor in kept)
 
 
-def levels(scale_O: Tensor, zero_O: Tensor) -> Tensor:
-    """What the codes of each channel stand for, float32 [O, L]."""
-    steps_OL = torch.arange(LEVELS) * scale_O[:, None]
-    return steps_OL + zero_O[:, None]
+def levels(scale_O: Floats, zero_O: Floats) -> Floats:
+    """What the codes of each channel stand for, [O, L]; infinite beyond float32."""
+    with np.errstate(over="ignore"):
+        steps_OL: Floats = np.arange(LEVELS, dtype=np.float32) * scale_O[:, None]
+        return steps_OL + zero_O[:, None]
 
 
-def grid_of(weight_OI: Tensor, free_OI: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and zero of each channel: the levels span what is free; 0 where nothing is."""
-    nothing_O1 = ~free_OI.any(1, keepdim=True)
-    low_O = weight_OI.masked_fill(~free_OI, torch.inf).amin(1, keepdim=True)
-    high_O = weight_OI.masked_fill(~free_OI, -torch.inf).amax(1, keepdim=True)
-    low_O, high_O = (ends.masked_fill(nothing_O1, 0.0)[:, 0] for ends in (low_O, high_O))
-    return ((high_O.double() - low_O) / (LEVELS - 1)).float(), low_O
+def on_grid(weight_OI: Floats, out_OI: Bools) -> GridCodes:
+    """Every weight at its nearest level, on levels that span those that are no outliers."""
+    scale_O, zero_O = _grid_of(weight_OI, ~out_OI)
+    codes_OI = rounded(weight_OI, scale_O, zero_O)
+    codes_OI[out_OI] = 0
+    places_S = np.flatnonzero(out_OI)
+    parts = (codes_OI, scale_O, zero_O, places_S.astype(np.int32), weight_OI.reshape(-1)[places_S])
+    return GridCodes(*map(torch.from_numpy, parts))
 
 
-def rounded(values_OI: Tensor, scale_O: Tensor, zero_O: Tensor) -> Tensor:
-    """Nearest codes of any values, uint8 [O, I]."""
-    step_O1 = torch.where(scale_O > 0, scale_O, torch.inf)[:, None]
-    steps_OI = (values_OI.double() - zero_O[:, None]) / step_O1
-    return steps_OI.round().clamp(0, LEVELS - 1).to(torch.uint8)
+def _grid_of(weight_OI: Floats, free_OI: Bools) -> tuple[Floats, Floats]:
+    """Scale and zero of each channel; 0 where nothing is free."""
+    any_O = free_OI.any(axis=1)
+    low_O = np.where(any_O, weight_OI.min(axis=1, where=free_OI, initial=np.inf), 0)
+    high_O = np.where(any_O, weight_OI.max(axis=1, where=free_OI, initial=-np.inf), 0)
+    scale_O = (high_O.astype(np.float64) - low_O) / (LEVELS - 1)
+    return scale_O.astype(np.float32), low_O.astype(np.float32)
 
 
-def outliers_of(weight_OI: Tensor, share: float) -> Tensor:
-    """Which weights are left out of the grid, bool [O, I]: this share of all, the largest."""
-    count = int(share * weight_OI.numel())
-    order_N = weight_OI.abs().flatten().argsort(descending=True, stable=True)
-    chosen_N = torch.zeros(weight_OI.numel(), dtype=torch.bool)
-    chosen_N[order_N[:count]] = True
-    return chosen_N.view(weight_OI.shape)
+def rounded(values_OI: Floats, scale_O: Floats, zero_O: Floats) -> Bytes:
+    """Nearest codes of any values, [O, I]."""
+    step_O1 = np.where(scale_O > 0, scale_O, np.inf)[:, None]
+    steps_OI = (values_OI.astype(np.float64) - zero_O[:, None]) / step_O1
+    codes_OI: Bytes = np.rint(steps_OI).clip(0, LEVELS - 1).astype(np.uint8)
+    return codes_OI
+
+
+def outliers_of(weight_OI: Floats, share: float) -> Bools:
+    """Which weights are left out of the grid, [O, I]: this share of all, the largest."""
+    chosen_N, count = np.zeros(weight_OI.size, np.bool_), int(share * weight_OI.size)
+    if count:
+        chosen_N[np.argsort(-np.abs(weight_OI).reshape(-1), kind="stable")[:count]] = True
+    return chosen_N.reshape(weight_OI.shape)

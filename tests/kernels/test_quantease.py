@@ -47,7 +47,7 @@ def test_at_the_end_no_change_of_a_single_code_makes_it_better(case: Case, share
     codes = fitted(case.weight, case.moments, passes=10_000, outliers=share)
     decoded, error = codes.decode(), case.error(codes)
     flat = set(codes.places_S.tolist())
-    level = levels(codes.scale_O, codes.zero_O)
+    level = torch.from_numpy(levels(codes.scale_O.numpy(), codes.zero_O.numpy()))
     slack = 1e-9 * (1e-30 + output_error(case.weight, case.moments, torch.zeros_like(decoded)))
     for place in set(range(decoded.numel())) - flat:
         o, i = divmod(place, decoded.shape[1])
@@ -76,11 +76,11 @@ def test_nor_with_a_warm_start_of_something_else(case: Case, other: Case) -> Non
 
 
 @PROPERTY
-@given(CASES)
-def test_no_pass_makes_it_worse(case: Case) -> None:
-    before = case.error(nearest(case.weight))
+@given(CASES, SHARES)
+def test_no_pass_makes_it_worse(case: Case, share: float) -> None:
+    before = case.error(fitted(case.weight, case.moments, passes=0, outliers=share))
     for passes in range(1, 6):
-        after = case.error(fitted(case.weight, case.moments, passes=passes, outliers=0))
+        after = case.error(fitted(case.weight, case.moments, passes=passes, outliers=share))
         assert (after <= before + 1e-12 * before.abs() + 1e-18).all()
         before = after
 
@@ -145,18 +145,28 @@ def test_with_inputs_that_do_not_hang_together_rounding_is_best() -> None:
     assert torch.equal(codes.codes_OI, nearest(case.weight).codes_OI)
 
 
-def test_two_warm_passes_are_as_good_as_twenty_cold_ones() -> None:
+def test_two_warm_passes_are_as_good_as_twenty_cold_ones_however_it_drifts() -> None:
+    """Also where all weights go one way for long: old codes alone would be stuck in old minima."""
     case, make = wide(128, 128), torch.Generator().manual_seed(3)
     warm = fitted(case.weight, case.moments)
+    way = torch.randn(case.weight.shape, generator=make) * case.weight.std()
     for _ in range(20):
         drift = torch.randn(case.weight.shape, generator=make) * case.weight.std()
-        case.weight = case.weight + 0.005 * drift
+        case.weight = case.weight + 0.005 * drift + 0.015 * way
         warm = fitted(case.weight, case.moments, warm, passes=2)
         cold = fitted(case.weight, case.moments)
-        assert case.error(warm).sum() <= 1.05 * case.error(cold).sum()
-    assert (
-        case.error(warm).sum() < 0.8 * case.error(fitted(case.weight, case.moments, passes=1)).sum()
-    )
+        assert case.error(warm).sum() <= case.error(cold).sum()
+    two = fitted(case.weight, case.moments, passes=2)
+    assert case.error(warm).sum() < 0.9 * case.error(two).sum()
+
+
+def test_what_is_as_it_was_only_gets_better() -> None:
+    case = wide()
+    before = fitted(case.weight, case.moments, passes=2)
+    for _ in range(3):
+        after = fitted(case.weight, case.moments, before, passes=1)
+        assert case.error(after).sum() <= case.error(before).sum() * (1 + 1e-12)
+        before = after
 
 
 def test_it_is_much_better_than_rounding_and_outliers_help() -> None:
