@@ -18,9 +18,10 @@ LANES = 16
 intrinsic: Any = extending.intrinsic
 """Its results are called without the typing context that they are defined with."""
 
-_FLOAT, _BYTE, _INT32 = ir.FloatType(), ir.IntType(8), ir.IntType(32)
-_FUSED = ("contract",)
+FUSED = ("contract",)
 """Lets a product and a sum round once, as fused instructions do."""
+
+_FLOAT, _BYTE, _INT32 = ir.FloatType(), ir.IntType(8), ir.IntType(32)
 
 Value = Any
 Body = Callable[[Any, Any, Any], None]
@@ -70,9 +71,9 @@ def subtract_scaled(typing_context: Any, to: Any, source: Any, width: Any, scale
 
     def body(builder: Any, at: Any, kind: Any, scale: Any) -> None:
         to_at, source_at = at
-        factor = _spread(builder, scale, kind)
-        product = builder.fmul(_load(builder, source_at), factor, flags=_FUSED)
-        _store(builder, builder.fsub(_load(builder, to_at), product, flags=_FUSED), to_at)
+        factor = spread(builder, scale, kind)
+        product = builder.fmul(_load(builder, source_at), factor, flags=FUSED)
+        _store(builder, builder.fsub(_load(builder, to_at), product, flags=FUSED), to_at)
 
     return _row_function(2, 1, body)
 
@@ -85,9 +86,9 @@ def blend_row(
 
     def body(builder: Any, at: Any, kind: Any, keep: Any, take: Any) -> None:
         to_at, source_at = at
-        kept = builder.fmul(_load(builder, to_at), _spread(builder, keep, kind), flags=_FUSED)
-        taken = builder.fmul(_load(builder, source_at), _spread(builder, take, kind), flags=_FUSED)
-        _store(builder, builder.fadd(kept, taken, flags=_FUSED), to_at)
+        kept = builder.fmul(_load(builder, to_at), spread(builder, keep, kind), flags=FUSED)
+        taken = builder.fmul(_load(builder, source_at), spread(builder, take, kind), flags=FUSED)
+        _store(builder, builder.fadd(kept, taken, flags=FUSED), to_at)
 
     return _row_function(2, 2, body)
 
@@ -105,8 +106,8 @@ def sum_of_squares(typing_context: Any, row: Any, width: Any) -> Any:
         def body(builder: Any, at: Any, kind: Any) -> None:
             total = sums if isinstance(kind, ir.VectorType) else rest
             value = _load(builder, at[0])
-            square = builder.fmul(value, value, flags=_FUSED)
-            builder.store(builder.fadd(builder.load(total), square, flags=_FUSED), total)
+            square = builder.fmul(value, value, flags=FUSED)
+            builder.store(builder.fadd(builder.load(total), square, flags=FUSED), total)
 
         _over_row(builder, [address], width, body)
         result, all_sums = builder.load(rest), builder.load(sums)
@@ -156,7 +157,7 @@ def _store(builder: Any, value: Any, place: Any) -> None:
     builder.store(value, place).align = 4
 
 
-def _spread(builder: Any, value: Any, kind: Any) -> Any:
+def spread(builder: Any, value: Any, kind: Any) -> Any:
     """A scalar in every lane."""
     if not isinstance(kind, ir.VectorType):
         return value

@@ -49,7 +49,7 @@ class Served:
 
     @property
     def rows(self) -> str:
-        """The precision of item vectors in the snapshot; they are decoded when they are loaded."""
+        """The precision of item vectors in the snapshot; they are decoded where they are read."""
         return self.ranker.items.precision
 
     def describe(self, now: float) -> dict[str, int | float]:

@@ -20,7 +20,7 @@ from kernels.backends import pick
 from kernels.row_codes import cpu, reference
 from kernels.row_codes.codes import Codes
 
-__all__ = ["Codes", "decode", "encode", "gather_decode"]
+__all__ = ["Codes", "decode", "encode", "gather_decode", "widened"]
 
 _BACKENDS: dict[str, ModuleType] = {"reference": reference, "numba": cpu}
 _LARGEST = 65504.0
@@ -58,6 +58,14 @@ def encode(rows_RD: Tensor, bits: int = 8, backend: str = "numba") -> Codes:
 
 def _packed(codes_RD: Tensor, bits: int) -> Tensor:
     return codes_RD if bits == 8 else codes_RD[:, 0::2] | codes_RD[:, 1::2] << 4
+
+
+def widened(codes: Codes) -> Codes:
+    """The same rows with 8 bits; they decode to the same bits."""
+    if codes.bits == 8:
+        return codes
+    pairs_RB2 = torch.stack([codes.codes_RB & 15, codes.codes_RB >> 4], dim=2)
+    return Codes(pairs_RB2.flatten(1), codes.scale_R, codes.bias_R)
 
 
 def decode(codes: Codes, backend: str = "numba") -> Tensor:

@@ -76,7 +76,7 @@ def _gather_decode(
         row = np.uint64(rows[i])
         if row >= end:
             return i
-        step, low = _half(scale[row]), _half(bias[row])
+        step, low = half(scale[row]), half(bias[row])
         source, target = row * width, np.uint64(i) * width
         for d in range(width):
             out[target + d] = low + np.float32(codes[source + d]) * step
@@ -92,7 +92,7 @@ def _gather_decode_4(
         row = np.uint64(rows[i])
         if row >= end:
             return i
-        step, low = _half(scale[row]), _half(bias[row])
+        step, low = half(scale[row]), half(bias[row])
         source, target = row * width, np.uint64(i) * width * np.uint64(2)
         for b in range(width):
             pair = codes[source + b]
@@ -104,7 +104,7 @@ def _gather_decode_4(
 
 
 @njit(cache=True, nogil=True)
-def _half(bits: Any) -> Any:
+def half(bits: Any) -> Any:
     """A finite float16's bits as float32: exponents are rebased by a product, which also carries
     subnormal numbers."""
     magnitude = np.uint32((np.uint32(bits) & np.uint32(0x7FFF)) << np.uint32(13))

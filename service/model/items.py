@@ -1,9 +1,9 @@
 """The item slot of a server: a million rows that change in place between two requests.
 
-What changes is prepared on any thread, without a change, while the rows answer; `apply` then only
-scatters what is ready and swaps references. Rows lie in memory that grows without moving. A row
-that is freed becomes zero with a prior of minus infinity, so that no search finds it, until a new
-key takes it.
+Vectors stay in the precision of the snapshot and are decoded where they are read. What changes is
+prepared on any thread, without a change, while the rows answer; `apply` then only scatters what is
+ready and swaps references. Rows lie in memory that grows without moving. A row that is freed
+becomes zero with a prior of minus infinity, so that no search finds it, until a new key takes it.
 
 What the categories of an item add to its vector (`service.model.categories`) is added where it is
 read: vectors of categories change at once for all rows. Only lengths are kept of the sums.
@@ -13,6 +13,7 @@ D width, P half-lives, K codes of a row, G codes of all categories.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,27 +23,18 @@ from torch import Tensor
 from kernels.key_index import RESERVED_KEY, key_index
 from kernels.reserved import Reserved
 from service.actions import Id
-from service.model.categories import SLOTS, Categories
+from service.model.categories import NOTHING, SLOTS, Categories
 from service.model.ids import IdStep, ItemIds
 from service.model.prior import COUNTS, Floats, Prior
-from service.model.scans import (
-    EPS,
-    clear,
-    coded_inverses,
-    coded_logits_of,
-    coded_logits_of_all,
-    inverses,
-    logits_of,
-    logits_of_all,
-    write,
-)
+from service.model.scans import EPS, coded_inverses, inverses, logits_of, logits_of_all
+from service.model.vectors import Parts, Vectors
 from service.versions import SlotRows
 
 Longs = npt.NDArray[np.int64]
 Shorts = npt.NDArray[np.int16]
 
-CHUNK_ROWS = 1 << 14
-"""Rows decoded at a time when all are: they stay in the processor's cache."""
+NO_CODES = np.zeros(0, np.int16)
+NO_PRODUCTS = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +43,10 @@ class RowStep:
 
     removed_T: Tensor
     keys_M: Tensor
-    vectors: Floats
+    vectors: Vectors
+    """Those that `parts` are written into: a copy where the rows as they are have no precision that
+    fits."""
+    parts: Parts
     codes_MK: Shorts
     inverse_M: Floats
     inverse_R: Floats | None
@@ -74,7 +69,7 @@ class RowStep:
 
 
 class ItemRows:
-    """Vectors in full precision, codes of categories, the inverse of lengths, counts, ids, priors.
+    """Vectors, codes of categories, the inverse of lengths, counts, ids, priors.
 
     One thread owns it: it alone reads while it applies, and applies while nobody reads.
     """
@@ -86,19 +81,14 @@ class ItemRows:
         counts = _counts(rows, prior)
         self._index = key_index("numba")
         self._index.load({"keys": rows.keys_R[1:], "free": rows.keys_R[:0]})
-        self._vectors, self._inverse = Reserved(np.float32, rows.width), Reserved(np.float32)
+        self._vectors, self._inverse = Vectors(rows.codes), Reserved(np.float32)
         self._counts = Reserved(np.float32, len(prior.factor_P))
         self._codes, self._categories = Reserved(np.int16, SLOTS), categories
         self._coded = rows.categories is not None
-        vectors = self._vectors.extend(len(rows))
-        for first in range(0, len(rows), CHUNK_ROWS):
-            chunk_C = torch.arange(first, min(first + CHUNK_ROWS, len(rows)))
-            part = _flat(rows.gather(chunk_C))
-            vectors[first * rows.width : first * rows.width + len(part)] = part
         codes = self._codes.extend(len(rows))
         if self._coded:
             codes.reshape(-1, SLOTS)[:] = _codes_of(rows, categories)
-        self._lengths(vectors, codes, categories, self._coded, self._inverse.extend(len(rows)))
+        self._inverses(categories, self._coded, self._inverse.extend(len(rows)))
         self._counts.extend(len(rows))[:] = counts
         self._prior_R = prior(self._counts.flat)
         self._ids = ItemIds.of(rows.ids, len(rows))
@@ -106,6 +96,13 @@ class ItemRows:
     def __len__(self) -> int:
         """R: the rows that `logits_of_all` speaks of, freed ones among them."""
         return self._inverse.length
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of vectors, lengths, counts, priors, categories and the index; ids on top."""
+        columns = self._inverse.nbytes + self._counts.nbytes + self._prior_R.nbytes
+        codes = self._codes.nbytes if self._coded else 0
+        return self._vectors.nbytes + columns + codes + self._index.nbytes
 
     def rows(self, keys_C: Longs) -> Tensor:
         """Row of each key, 0 (the unknown row) for items without one."""
@@ -129,8 +126,7 @@ class ItemRows:
 
     def gather(self, rows_C: Tensor) -> Tensor:
         """The vectors of items by row, [C, D]."""
-        vectors_RD = torch.from_numpy(self._vectors.flat).view(-1, self.width)
-        own_CD: Tensor = vectors_RD.index_select(0, rows_C)
+        own_CD = self._vectors.gather(rows_C)
         if not self._coded or self._categories is None:
             return own_CD
         codes_RK = torch.from_numpy(self._codes.flat).view(-1, SLOTS)
@@ -139,8 +135,7 @@ class ItemRows:
 
     def unknown(self, codes_NK: Tensor) -> Tensor:
         """The vectors [N, D] of items without a row, by the codes of their categories."""
-        unknown_D = torch.from_numpy(self._vectors.flat[: self.width].copy())
-        unknown_ND = unknown_D.expand(len(codes_NK), -1)
+        unknown_ND = self._vectors.gather(torch.zeros(len(codes_NK), dtype=torch.int64))
         if self._categories is None:
             return unknown_ND
         vectors_ND: Tensor = self._categories(unknown_ND, codes_NK)
@@ -154,45 +149,37 @@ class ItemRows:
 
     def logits(self, user_D: Tensor, rows_C: Tensor) -> Tensor:
         """Cosine with `user_D`, times its length, plus the prior: of the rows asked for, [C]."""
-        return self._logits(user_D, rows_C.numpy(), len(rows_C))
+        out_C = np.empty(len(rows_C), np.float32)
+        logits_of(*(*self._columns(user_D), rows_C.numpy(), out_C))
+        return torch.from_numpy(out_C)
 
     def logits_of_all(self, user_D: Tensor) -> Tensor:
         """The same of every row, [R]; minus infinity for freed ones."""
-        return self._logits(user_D, None, len(self))
+        out_R = np.empty(len(self), np.float32)
+        logits_of_all(*(*self._columns(user_D), out_R))
+        return torch.from_numpy(out_R)
 
-    def _logits(self, user_D: Tensor, rows: Longs | None, count: int) -> Tensor:
-        out = np.empty(count, np.float32)
-        columns = self._vectors.flat, np.uint64(self.width), self._inverse.flat, self._prior_R
-        user = user_D.numpy()
-        if not self._coded:
-            if rows is None:
-                logits_of_all(*columns, user, out)
-            else:
-                logits_of(*columns, user, rows, out)
-            return torch.from_numpy(out)
-        coded = *columns, self._codes.flat, self._of_codes(user_D), user
-        if rows is None:
-            coded_logits_of_all(*coded, out)
-        else:
-            coded_logits_of(*coded, rows, out)
-        return torch.from_numpy(out)
+    def _columns(self, user_D: Tensor) -> tuple[Any, ...]:
+        """What a row's logit is made of, and the user's vector."""
+        codes, of_codes = NO_CODES, NO_PRODUCTS
+        if self._coded:
+            codes, of_codes = self._codes.flat, self._of_codes(user_D)
+        user = user_D.contiguous().numpy()
+        return self._vectors.table, self._inverse.flat, self._prior_R, codes, of_codes, user
 
     def _of_codes(self, user_D: Tensor) -> Floats:
-        """The product of a user's vector and every category's, [G]."""
+        """The product of a user's vector and every category's, [G]; 0 for none."""
         assert self._categories is not None
         products_G: Floats = torch.mv(self._categories.weight.detach(), user_D).numpy()
+        products_G[NOTHING] = 0
         return products_G
 
-    def _lengths(
-        self, vectors: Floats, codes: Shorts, categories: Categories | None, coded: bool,
-        inverse: Floats,
-    ) -> None:  # fmt: skip
-        """Write the inverse length of every vector with what its categories add."""
-        if not coded or categories is None:
-            inverses(vectors, np.uint64(self.width), inverse)
-        else:
-            weights = _flat(categories.weight.detach())
-            coded_inverses(vectors, np.uint64(self.width), codes, weights, inverse)
+    def _inverses(self, categories: Categories | None, coded: bool, inverse_R: Floats) -> None:
+        """Write the inverse length of every row's vector with what its categories add."""
+        for first, part_ND in self._vectors.chunks():
+            end = first + len(part_ND)
+            codes = self._codes.flat[first * SLOTS : end * SLOTS]
+            _inverses(part_ND, codes, categories if coded else None, inverse_R[first:end])
 
     def prepare(
         self, rows: SlotRows, removed_T: Tensor, prior: Prior, categories: Categories | None = None
@@ -207,21 +194,23 @@ class ItemRows:
         if (removed_T == RESERVED_KEY).any():
             raise ValueError("the unknown row is among those removed")
         counts = _counts(rows, prior)
-        for column in (self._vectors, self._inverse, self._counts):
+        for column in (self._inverse, self._counts):
             column.ahead(len(self) + len(rows))
-        vectors = _flat(rows.gather(torch.arange(len(rows))))
+        vectors = self._vectors.fit_for(rows.codes)
+        parts = vectors.parts_of(rows.codes)
         codes_MK, coded = _codes_of(rows, categories), self._coded or rows.categories is not None
         inverse_M, inverse_R = np.empty(len(rows), np.float32), None
-        self._lengths(vectors, codes_MK.reshape(-1), categories, coded, inverse_M)
+        known = categories if coded else None
+        _inverses(rows.vectors(), codes_MK.reshape(-1), known, inverse_M)
         if self._coded and categories is not self._categories:
             inverse_R = np.empty(len(self), np.float32)
-            self._lengths(self._vectors.flat, self._codes.flat, categories, True, inverse_R)
+            self._inverses(categories, True, inverse_R)
         prior_R = np.empty(len(self) + len(rows), np.float32)
         prior_R[: len(self)] = prior(self._counts.flat)
         prior_R[1 : len(self)][self._index.keys().numpy() == RESERVED_KEY] = -np.inf
         ids = self._ids.prepare(rows.ids, len(rows))
         return RowStep(
-            removed_T, rows.keys_R[1:], vectors, codes_MK, inverse_M, inverse_R, counts,
+            removed_T, rows.keys_R[1:], vectors, parts, codes_MK, inverse_M, inverse_R, counts,
             prior(counts), prior_R, ids, rows.precision, categories, coded,
         )  # fmt: skip
 
@@ -232,10 +221,10 @@ class ItemRows:
         rows_M = np.zeros(len(step.keys_M) + 1, np.int64)
         rows_M[1:] = self._index.insert(step.keys_M)[0].numpy() + 1
         end = self._index.rows_end + 1
-        columns = self._vectors.extend(end), self._inverse.extend(end), self._counts.extend(end)
-        codes_RK = self._codes.extend(end).reshape(-1, SLOTS)
+        inverse_R, codes_RK = self._inverse.extend(end), self._codes.extend(end).reshape(-1, SLOTS)
+        counts_RP = self._counts.extend(end).reshape(end, -1)
         if step.inverse_R is not None:
-            columns[1][: len(step.inverse_R)] = step.inverse_R
+            inverse_R[: len(step.inverse_R)] = step.inverse_R
         if step.coded:
             codes_RK[freed_T] = 0
             codes_RK[rows_M] = step.codes_MK
@@ -243,9 +232,10 @@ class ItemRows:
         step.prior_R[freed_T] = -np.inf
         step.prior_R[rows_M] = step.prior_M
         self._prior_R = step.prior_R[:end]
-        clear(*columns, np.uint64(self.width), freed_T)
-        new = step.vectors, step.inverse_M, step.counts
-        write(*columns, np.uint64(self.width), rows_M, *new)
+        inverse_R[freed_T], counts_RP[freed_T] = 0, 0
+        inverse_R[rows_M], counts_RP[rows_M] = step.inverse_M, step.counts.reshape(len(rows_M), -1)
+        self._vectors = step.vectors
+        self._vectors.apply(end, freed_T, rows_M, step.parts)
         self._ids.apply(step.ids, freed_T, rows_M, end)
         self.precision = step.precision
 
@@ -277,6 +267,17 @@ def _codes_of(rows: SlotRows, categories: Categories | None) -> Shorts:
             )
         codes_NK[:, : given_NK.shape[1]] = given_NK
     return codes_NK
+
+
+def _inverses(
+    vectors_ND: Tensor, codes: Shorts, categories: Categories | None, inverse_N: Floats
+) -> None:
+    """Write the inverse length of vectors with what categories add, if there are any."""
+    vectors, width = _flat(vectors_ND), np.uint64(vectors_ND.shape[1])
+    if categories is None:
+        inverses(vectors, width, inverse_N)
+    else:
+        coded_inverses(vectors, width, codes, _flat(categories.weight.detach()), inverse_N)
 
 
 def _flat(rows_ND: Tensor) -> Floats:

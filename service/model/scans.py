@@ -1,7 +1,8 @@
-"""Loops over the rows of a server's item slot: lengths, logits, and changes in place.
+"""Loops over the rows of a server's item slot: lengths and logits.
 
-Rows lie flat, one after another. A row's codes name the categories whose mean is part of its
-vector; `of_codes` are the products of their vectors with the user's, so that no sum is made.
+A row's codes name the categories whose mean is part of its vector; `of_codes` are the products of
+their vectors with the user's, 0 for no category, so that no sum is made. Where no row has any,
+both are empty.
 """
 
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from kernels.row_codes.cpu import half
+from kernels.row_dots import dot_codes, dot_codes4, dot_floats, dot_halves
 from service.model.categories import SLOTS
+from service.model.vectors import FP16, FP32, INT8
 
 EPS = np.float32(1e-6)
 """Shortest vector that has a direction."""
@@ -48,83 +52,55 @@ def coded_inverses(vectors: Any, width: Any, codes: Any, weights: Any, inverse: 
 
 
 @njit(cache=True, nogil=True)
-def _mean_of_codes(codes: Any, row: Any, of_codes: Any) -> Any:
+def mean_of_codes(codes: Any, row: Any, of_codes: Any) -> Any:
     """What the categories of a row add to its product."""
     total, used = np.float32(0), 0
     for k in range(SLOTS):
         code = np.uint64(codes[row * np.uint64(SLOTS) + np.uint64(k)])
-        if code:
-            total += of_codes[code]
-            used += 1
+        total += of_codes[code]
+        used += code != 0
     return total / np.float32(max(used, 1))
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _dot(vectors: Any, base: Any, width: Any, user: Any) -> Any:
-    """Sums in lanes, in an order that depends on the width alone."""
-    total = np.float32(0)
-    for d in range(width):
-        total += vectors[base + d] * user[d]
-    return total
+@njit(cache=True, nogil=True)
+def dot(
+    kind: Any, data: Any, scale: Any, bias: Any, row_bytes: Any, width: Any, user_at: Any, row: Any
+) -> Any:
+    """The product of a row as it decodes, and the user's vector; the same bits by any precision."""
+    at = np.uint64(data.ctypes.data) + row * row_bytes
+    if kind == INT8:
+        return dot_codes(at, user_at, width, half(scale[row]), half(bias[row]))
+    if kind == FP32:
+        return dot_floats(at, user_at, width)
+    if kind == FP16:
+        return dot_halves(at, user_at, width)
+    return dot_codes4(at, user_at, width, half(scale[row]), half(bias[row]))
 
 
 @njit(cache=True, nogil=True)
-def logits_of_all(vectors: Any, width: Any, inverse: Any, prior: Any, user: Any, out: Any) -> None:
-    for r in range(len(out)):
-        out[r] = _dot(vectors, np.uint64(r) * width, width, user) * inverse[r] + prior[r]
+def logits_of_all(
+    table: Any, inverse: Any, prior: Any, codes: Any, of_codes: Any, user: Any, out: Any
+) -> None:
+    # Taken apart once: in an inner function, parts of a tuple are counted as references.
+    kind, data, scale, bias, row_bytes, width = table
+    user_at = np.uint64(user.ctypes.data)
+    for i in range(len(out)):
+        r = np.uint64(i)
+        product = dot(kind, data, scale, bias, row_bytes, width, user_at, r)
+        if len(of_codes):
+            product += mean_of_codes(codes, r, of_codes)
+        out[i] = product * inverse[r] + prior[r]
 
 
 @njit(cache=True, nogil=True)
 def logits_of(
-    vectors: Any, width: Any, inverse: Any, prior: Any, user: Any, rows: Any, out: Any
+    table: Any, inverse: Any, prior: Any, codes: Any, of_codes: Any, user: Any, rows: Any, out: Any
 ) -> None:
+    kind, data, scale, bias, row_bytes, width = table
+    user_at = np.uint64(user.ctypes.data)
     for i in range(len(out)):
         r = np.uint64(rows[i])
-        out[i] = _dot(vectors, r * width, width, user) * inverse[r] + prior[r]
-
-
-@njit(cache=True, nogil=True)
-def coded_logits_of_all(
-    vectors: Any, width: Any, inverse: Any, prior: Any, codes: Any, of_codes: Any, user: Any,
-    out: Any,
-) -> None:  # fmt: skip
-    for i in range(len(out)):
-        r = np.uint64(i)
-        product = _dot(vectors, r * width, width, user) + _mean_of_codes(codes, r, of_codes)
+        product = dot(kind, data, scale, bias, row_bytes, width, user_at, r)
+        if len(of_codes):
+            product += mean_of_codes(codes, r, of_codes)
         out[i] = product * inverse[r] + prior[r]
-
-
-@njit(cache=True, nogil=True)
-def coded_logits_of(
-    vectors: Any, width: Any, inverse: Any, prior: Any, codes: Any, of_codes: Any, user: Any,
-    rows: Any, out: Any,
-) -> None:  # fmt: skip
-    for i in range(len(out)):
-        r = np.uint64(rows[i])
-        product = _dot(vectors, r * width, width, user) + _mean_of_codes(codes, r, of_codes)
-        out[i] = product * inverse[r] + prior[r]
-
-
-@njit(cache=True, nogil=True)
-def clear(vectors: Any, inverse: Any, counts: Any, width: Any, rows: Any) -> None:
-    half_lives = np.uint64(len(counts) // len(inverse))
-    for i in range(len(rows)):
-        r = np.uint64(rows[i])
-        vectors[r * width : (r + np.uint64(1)) * width] = 0
-        counts[r * half_lives : (r + np.uint64(1)) * half_lives] = 0
-        inverse[r] = 0
-
-
-@njit(cache=True, nogil=True)
-def write(
-    vectors: Any, inverse: Any, counts: Any, width: Any, rows: Any,
-    new_vectors: Any, new_inverse: Any, new_counts: Any,
-) -> None:  # fmt: skip
-    half_lives = np.uint64(len(counts) // len(inverse))
-    for i in range(len(rows)):
-        r, source = np.uint64(rows[i]), np.uint64(i)
-        for d in range(width):
-            vectors[r * width + d] = new_vectors[source * width + d]
-        for p in range(half_lives):
-            counts[r * half_lives + p] = new_counts[source * half_lives + p]
-        inverse[r] = new_inverse[source]

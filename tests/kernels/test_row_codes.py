@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from kernels.row_codes import Codes, decode, encode, gather_decode
+from kernels.row_codes import Codes, decode, encode, gather_decode, widened
 
 BACKENDS = ("reference", "numba")
 COMPONENTS = st.one_of(
@@ -160,3 +160,11 @@ def test_every_finite_float16_scale_is_read_right() -> None:
     halves = halves[halves.isfinite()]
     codes = Codes(torch.ones(len(halves), 1, dtype=torch.uint8), torch.zeros_like(halves), halves)
     assert torch.equal(decode(codes)[:, 0], halves.float())
+
+
+def test_four_bits_widened_to_eight_decode_to_the_same_bits() -> None:
+    codes = encode(torch.randn(9, 6, generator=torch.Generator().manual_seed(1)), bits=4)
+    wide = widened(codes)
+    assert (wide.bits, wide.width, wide.codes_RB.shape) == (8, 6, (9, 6))
+    assert torch.equal(decode(wide).view(torch.int32), decode(codes).view(torch.int32))
+    assert widened(wide) is wide

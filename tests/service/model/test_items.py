@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kernels.reserved import page_bytes
 from service.actions import RESERVED_KEY
 from service.model import ids as packed_ids
 from service.model.dense import Model
@@ -73,6 +74,31 @@ def test_after_any_changes_rows_are_those_that_are_built_at_once(
         changed(rows, delta, catalogue.dense)
         assert_same(rows, rows_of(catalogue.whole()))
         assert rows.precision == delta.slots[ITEM_SLOT].precision
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_vectors_and_logits_are_those_of_rows_that_were_decoded_offline(
+    catalogue_of: CatalogueOf, precision: str
+) -> None:
+    base = catalogue_of(dim=16).base(300, precision)
+    rows, slot, every = rows_of(base), base.slots[ITEM_SLOT], torch.arange(301)
+    vectors = slot.vectors()
+    torch.testing.assert_close(rows.gather(every), vectors, rtol=0, atol=1e-5)
+    prior = torch.from_numpy(prior_of(base)(slot.extra[COUNTS].view(-1).numpy()))
+    expected = vectors.double() @ USER.double() / vectors.double().norm(dim=1) + prior.double()
+    torch.testing.assert_close(rows.logits(USER, every).double(), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(rows.logits_of_all(USER).double(), expected, rtol=0, atol=1e-5)
+
+
+def test_a_version_in_eight_bits_takes_the_memory_of_eight_bits(catalogue_of: CatalogueOf) -> None:
+    sizes = {}
+    for precision in PRECISIONS:
+        base = catalogue_of(dim=64).base(40_000, precision)
+        sizes[precision] = rows_of(base).nbytes
+    page, rows = page_bytes(), 40_001
+    for precision, row in (("int8", 64 + 4), ("int4", 32 + 4), ("fp16", 128)):
+        saved = sizes["fp32"] - sizes[precision]
+        assert abs(saved - rows * (256 - row)) <= 3 * page
 
 
 def test_the_memory_of_items_that_went_is_used_again(catalogue_of: CatalogueOf) -> None:
