@@ -24,11 +24,12 @@ from kernels.reserved import Reserved
 from service.actions import Id, key_of
 from service.histories.rings import Longs
 from service.items import Item, Scalar
+from service.model.allowed import EVERYTHING, Allowed
 from service.model.ids import IdStep, ItemIds
 from service.model.ranker import CodesOf, Ranker
 from service.versions import RowIds
 from serving.category_sets import NO_CATEGORY, CategorySets
-from serving.shown import NOBODY, count_unseen, keep_rows, mask_rows, newest_unseen, shown_places
+from serving.shown import NOBODY, count_unseen, newest_unseen, shown_places
 
 ALWAYS_MS, NEVER_MS = 2**62, -(2**62)
 """Times until which an item may be returned, where no time was given: always, or hidden."""
@@ -78,6 +79,9 @@ class Catalogue:
         self._row = Reserved(np.int32)
         """Of the served version; 0 where it has none, and at places without an item."""
         self._features = Reserved(np.int64, max(len(self.features), 1))
+        self._row_set, self._row_until_ms = Reserved(np.int32), Reserved(np.int64)
+        """The same by row: sets from 1 on, 0 where nothing is known."""
+        self._row_features = Reserved(np.int64, max(len(self.features), 1))
         self._ids = ItemIds.of(None, 0)
         self._limited = 0
         """Items that are hidden or will expire, or did."""
@@ -96,7 +100,10 @@ class Catalogue:
     @property
     def nbytes(self) -> int:
         """Bytes of the columns and the index; ids and sets come on top."""
-        columns = (self._set, self._until_ms, self._row, self._features)
+        columns = (
+            self._set, self._until_ms, self._row, self._features,
+            self._row_set, self._row_until_ms, self._row_features,
+        )  # fmt: skip
         return self._index.nbytes + sum(column.nbytes for column in columns)
 
     def prepare(self, items: Iterable[Item]) -> CatalogueStep:
@@ -124,6 +131,7 @@ class Catalogue:
         changed_N = np.union1d(freed_X, places_M)
         self._limited -= int((until_ms[changed_N] < ALWAYS_MS).sum())
         self._seen -= int((row[freed_X] > 0).sum())
+        self._row_set.flat[row[freed_X][row[freed_X] > 0]] = 0
         until_ms[freed_X], row[freed_X], sets[freed_X] = ALWAYS_MS, 0, NOBODY
         until_ms[places_M] = step.until_ms_M
         self._limited += int((until_ms[changed_N] < ALWAYS_MS).sum())
@@ -144,9 +152,21 @@ class Catalogue:
         keys_N, places_N = keys_N[places_N >= 0], places_N[places_N >= 0]
         keys_U, first_U = np.unique(keys_N, return_index=True)
         row, places_U = self._row.flat, places_N[first_U]
-        self._seen -= int((row[places_U] > 0).sum())
+        before = row[places_U]
         row[places_U] = 0 if ranker is None else ranker.rows(keys_U).numpy()
-        self._seen += int((row[places_U] > 0).sum())
+        self._seen += int((row[places_U] > 0).sum()) - int((before > 0).sum())
+        self._row_set.flat[before[before > 0]] = 0
+        self._tell_rows(places_U[row[places_U] > 0])
+
+    def _tell_rows(self, places_N: Longs) -> None:
+        """Write what is known of items where their rows are; all of them have one."""
+        rows_N = self._row.flat[places_N]
+        end = int(rows_N.max(initial=-1)) + 1
+        self._row_set.extend(end)[rows_N] = self._set.flat[places_N] + 1
+        self._row_until_ms.extend(end)[rows_N] = self._until_ms.flat[places_N]
+        if width := len(self.features):
+            features_RF = self._row_features.extend(end).reshape(-1, width)
+            features_RF[rows_N] = self._features.flat.reshape(-1, width)[places_N]
 
     def places(self, keys_N: Longs) -> Longs:
         """Where items stand, -1 for those of which nothing is known."""
@@ -183,35 +203,42 @@ class Catalogue:
 
         return codes
 
-    def mask(self, logit_R: Tensor, at_ms: int, wanted: Wanted) -> npt.NDArray[np.uint8] | None:
-        """Make the logits of rows that must not be returned minus infinity; 1 at each place that
-        may be, [P], None if all of them may."""
-        unfiltered = not (wanted.needs_record or wanted.without)
-        if unfiltered and not self._limited:
-            return None
-        shown_P = np.zeros(self._index.rows_end, np.uint8)
-        wanted_S = self.sets.wanted(wanted.categories, wanted.without)
-        values_F = np.array(self._values(wanted.features), np.int64)
-        shown_places(
-            self._until_ms.flat, self._set.flat, wanted_S, self._features.flat, values_F, at_ms,
-            shown_P,
+    def allowed(self, at_ms: int, wanted: Wanted) -> Allowed:
+        """Which rows of the served version may be returned at a time."""
+        if self._everything(wanted):
+            return EVERYTHING
+        return Allowed(
+            self._row_set.flat, self._row_until_ms.flat, self._row_features.flat,
+            *self._filters(wanted), at_ms, not wanted.needs_record,
         )  # fmt: skip
-        if wanted.needs_record:
-            keep_rows(self._row.flat, shown_P, logit_R.numpy(), logit_R.numpy().copy())
-        else:
-            mask_rows(self._row.flat, shown_P, logit_R.numpy())
+
+    def allowed_places(self, at_ms: int, wanted: Wanted) -> npt.NDArray[np.uint8]:
+        """1 at each place that may be returned at a time, [P]."""
+        shown_P = np.ones(self._index.rows_end, np.uint8)
+        if not self._everything(wanted):
+            wanted_S, value_F = self._filters(wanted)
+            shown_places(
+                self._until_ms.flat, self._set.flat, wanted_S, self._features.flat, value_F, at_ms,
+                shown_P,
+            )  # fmt: skip
         return shown_P
 
+    def _everything(self, wanted: Wanted) -> bool:
+        return not (wanted.needs_record or wanted.without or self._limited)
+
+    def _filters(self, wanted: Wanted) -> tuple[npt.NDArray[np.bool_], Longs]:
+        """Wanted sets [S] and values of features [F]."""
+        wanted_S = self.sets.wanted(wanted.categories, wanted.without)
+        return wanted_S, np.array(self._values(wanted.features), np.int64)
+
     def best_unseen(
-        self, logit_S: Tensor, shown_P: npt.NDArray[np.uint8] | None, excluded_E: Longs, count: int
+        self, logit_S: Tensor, able_P: npt.NDArray[np.uint8], excluded_E: Longs, count: int
     ) -> Longs:
         """Places of the `count` best items without a row, best first, of equals the last to come.
 
-        logit_S: of an item without a row that has a set of categories.
+        logit_S: of an item without a row that has a set of categories. able_P: 1 where an item may
+        be returned; excluded ones are taken out of it.
         """
-        if not self.unseen:
-            return np.zeros(0, np.int64)
-        able_P = np.ones(self._index.rows_end, np.uint8) if shown_P is None else shown_P.copy()
         places_E = self.places(excluded_E)
         able_P[places_E[places_E >= 0]] = 0
         columns = able_P, self._row.flat, self._set.flat

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from kernels.crew import Crew
 from service.histories.local import Histories, LocalHistories
 from service.histories.rings import Longs
 from service.model.ranker import Ranker
@@ -74,6 +75,8 @@ class Tables:
     """What is known of items, whatever version answers."""
     elsewhere: "Reader | None" = None
     """Reads histories that are kept by another process; without it they are in `histories`."""
+    crew: Crew = field(default_factory=Crew)
+    """Threads that search all items."""
 
     @property
     def ranker(self) -> Ranker | None:

@@ -11,10 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kernels.crew import Crew
 from service.actions import Id
 from service.histories.local import Histories
 from service.histories.rings import Longs
-from service.model.ranker import Ranker
+from service.model.allowed import Allowed, allowed_rows
+from service.model.best import Best
+from service.model.ranker import Ranker, visible
 from serving.catalogue import ANY, Catalogue, Wanted
 
 
@@ -39,37 +42,48 @@ class Search:
     """Whose history it is: what is read of it is kept."""
 
     @torch.inference_mode()
-    def best(self, ranker: Ranker, catalogue: Catalogue, count: int) -> Found:
+    def best(self, ranker: Ranker, catalogue: Catalogue, count: int, crew: Crew) -> Found:
         """The `count` items with the highest next-item logit.
 
-        Every row's logit is computed (one matrix-vector product), and that of items without a row
-        by their categories; what is not to be found is masked before the selection, so K is smaller
-        than `count` only when items run out. Of two alike, one with a row comes first.
+        Rows are searched in one pass that leaves out what is not to be found; items without a row
+        are scored by their categories. So K is smaller than `count` only when items run out. Of two
+        alike, one with a row comes first.
         """
         codes_of = catalogue.codes_of(ranker)
         user_D = ranker.user(self.history, self.at_ms, codes_of, self.user_key)
-        logit_R = ranker.next_items(self.history, self.at_ms, user_D)
-        logit_R[0] = -torch.inf
-        logit_R[ranker.rows(self.excluded_E)] = -torch.inf
-        shown_P = catalogue.mask(logit_R, self.at_ms, self.wanted)
-        masked = int(logit_R.isneginf().sum())
-        best_R = logit_R.topk(min(count, len(logit_R) - masked))
-        if not catalogue.unseen:
-            return _rows(ranker, best_R.indices)
-        logit_S = ranker.items.logits_of_unknown(user_D, catalogue.set_vectors(ranker))
-        places_U = catalogue.best_unseen(logit_S, shown_P, self.excluded_E, count)
-        logit_U = logit_S[torch.from_numpy(catalogue.sets_of(places_U))]
-        return _merged(
-            _rows(ranker, best_R.indices),
-            best_R.values,
-            _places(catalogue, places_U),
-            logit_U,
-            count,
+        best = self._best_rows(
+            ranker, user_D, catalogue.allowed(self.at_ms, self.wanted), count, crew
         )
+        rows_K = torch.from_numpy(best.rows_K)
+        found = Found(ranker.items.keys_of(rows_K), ranker.items.ids_of(rows_K))
+        if not catalogue.unseen:
+            return found
+        logit_S = ranker.items.logits_of_unknown(user_D, catalogue.set_vectors(ranker))
+        able_P = catalogue.allowed_places(self.at_ms, self.wanted)
+        places_U = catalogue.best_unseen(logit_S, able_P, self.excluded_E, count)
+        logit_U = logit_S[torch.from_numpy(catalogue.sets_of(places_U))]
+        new = _places(catalogue, places_U)
+        return _merged(found, torch.from_numpy(best.logit_K), new, logit_U, count)
 
-
-def _rows(ranker: Ranker, rows_K: Tensor) -> Found:
-    return Found(ranker.items.keys_of(rows_K), ranker.items.ids_of(rows_K))
+    def _best_rows(
+        self, ranker: Ranker, user_D: Tensor, allowed: Allowed, count: int, crew: Crew
+    ) -> Best:
+        """The best rows. Those of items in the visible history are scored apart, as their logit has
+        an addend of its own."""
+        excluded_E = ranker.rows(self.excluded_E).numpy()
+        visible_T, _ = visible(self.history, ranker.model.settings.window)
+        seen_U = np.unique(ranker.rows(self.history.item_T[visible_T]).numpy())
+        apart = np.concatenate([excluded_E, seen_U])
+        best = ranker.items.best(user_D, count, allowed, apart, crew)
+        seen_U = np.setdiff1d(seen_U, np.append(excluded_E, 0))
+        may_U = np.empty(len(seen_U), np.bool_)
+        allowed_rows(allowed, seen_U, may_U)
+        seen_U = seen_U[may_U]
+        logit_U = ranker.items.logits(user_D, torch.from_numpy(seen_U)) + ranker.model.network.seen
+        rows = np.concatenate([best.rows_K, seen_U])
+        logits = np.concatenate([best.logit_K, logit_U.numpy()])
+        order_K = np.lexsort((rows, -logits))[:count]
+        return Best(rows[order_K], logits[order_K])
 
 
 def _places(catalogue: Catalogue, places_U: Longs) -> Found:

@@ -102,7 +102,7 @@ class Recommend:
         seen_E = history.item_T if self.exclude_seen else history.item_T[:0]
         excluded_E = np.concatenate([self.exclude_key_E, seen_E])
         search = Search(history, self.at_ms, excluded_E, self.wanted, self.user_key)
-        found = search.best(ranker, catalogue, max(self.n, RERANKED))
+        found = search.best(ranker, catalogue, max(self.n, RERANKED), tables.crew)
         request = Request(history, found.keys_K, self.at_ms, self.user_key)
         why = Basis(tables, request) if self.explain else None
         (scores,) = ranker.rank_all([request], catalogue.codes_of(ranker))

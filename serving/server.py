@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from kernels.crew import Crew
 from service.action_types import ActionTypes
 from service.histories.local import LocalHistories
 from service.histories.settings import HistorySettings
@@ -51,7 +52,7 @@ class Server:
             self.settings.reading_bytes,
             lambda outcome: self.metrics.readings_total.labels(outcome).inc(),
         )
-        self._tables = Tables(LocalHistories(kept))
+        self._tables = Tables(LocalHistories(kept), crew=Crew(self.settings.search_threads))
         self.engine = Engine(
             self._tables, self.settings.queue_limit, self.settings.deadline_seconds
         )

@@ -28,7 +28,9 @@ class ServingSettings(Section):
     history_records: int = Field(2048, ge=1)
     """Most stream records applied to the histories between two requests."""
     item_filters: tuple[str, ...] = ()
-    """Features of items that recommendations can be filtered by; 8 bytes an item each."""
+    """Features of items that recommendations can be filtered by; 16 bytes an item each."""
+    search_threads: int = Field(1, ge=1)
+    """Threads that search all items for one recommendation."""
     log_impressions: bool = True
     """Whether what was returned is logged as shown, in topic `impressions`."""
     impressions_queue: int = Field(4096, ge=1)

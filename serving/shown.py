@@ -1,11 +1,10 @@
-"""Loops over the catalogue: which places may be returned, and what that means for rows.
+"""Loops over the catalogue: which places may be returned, and which of them have no row.
 
-Shapes: P places, S sets of categories, F features, R rows.
+Shapes: P places, S sets of categories, F features.
 """
 
 from typing import Any
 
-import numpy as np
 from numba import njit
 
 NOBODY = -1
@@ -24,23 +23,6 @@ def shown_places(
         for f in range(width):
             if values_F[f] and features[p * width + f] != values_F[f]:
                 shown[p] = 0
-
-
-@njit(cache=True, nogil=True)
-def mask_rows(row: Any, shown: Any, logit: Any) -> None:
-    """Minus infinity for rows of places that may not be returned."""
-    for p in range(len(row)):
-        if row[p] > 0 and not shown[p]:
-            logit[row[p]] = -np.inf
-
-
-@njit(cache=True, nogil=True)
-def keep_rows(row: Any, shown: Any, logit: Any, before: Any) -> None:
-    """Minus infinity for all rows but those of places that may be returned; `before` is a copy."""
-    logit[:] = -np.inf
-    for p in range(len(row)):
-        if row[p] > 0 and shown[p]:
-            logit[row[p]] = before[row[p]]
 
 
 @njit(cache=True, nogil=True)

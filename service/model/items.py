@@ -20,9 +20,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kernels.crew import Crew
 from kernels.key_index import RESERVED_KEY, key_index
 from kernels.reserved import Reserved
 from service.actions import Id
+from service.model.allowed import EVERYTHING, Allowed
+from service.model.best import Best, best_rows
 from service.model.categories import NOTHING, SLOTS, Categories
 from service.model.ids import IdStep, ItemIds
 from service.model.prior import COUNTS, Floats, Prior
@@ -159,6 +162,16 @@ class ItemRows:
         logits_of_all(*(*self._columns(user_D), out_R))
         return torch.from_numpy(out_R)
 
+    def best(
+        self, user_D: Tensor, count: int, allowed: Allowed, excluded_E: Longs, crew: Crew
+    ) -> Best:
+        """The `count` items with the highest logits of those that may be found: the same, of equal
+        ones the first rows, that sorting `logits_of_all` would find.
+
+        excluded_E: rows that are not to be found, in any order.
+        """
+        return best_rows(self._columns(user_D), count, allowed, np.unique(excluded_E), crew)
+
     def _columns(self, user_D: Tensor) -> tuple[Any, ...]:
         """What a row's logit is made of, and the user's vector."""
         codes, of_codes = NO_CODES, NO_PRODUCTS
@@ -253,6 +266,7 @@ class ItemRows:
             rows.apply(rows.prepare(one, torch.tensor([1]), prior, Categories(1, width)))
             rows.logits(user_D, torch.zeros(1, dtype=torch.int64))
             rows.logits_of_all(user_D)
+            rows.best(user_D, 1, EVERYTHING, np.zeros(1, np.int64), Crew())
 
 
 def _codes_of(rows: SlotRows, categories: Categories | None) -> Shorts:

@@ -13,7 +13,7 @@ from numba import njit
 from kernels.row_codes.cpu import half
 from kernels.row_dots import dot_codes, dot_codes4, dot_floats, dot_halves
 from service.model.categories import SLOTS
-from service.model.vectors import FP16, FP32, INT8
+from service.model.vectors import FP16, FP32, INT4, INT8
 
 EPS = np.float32(1e-6)
 """Shortest vector that has a direction."""
@@ -63,33 +63,26 @@ def mean_of_codes(codes: Any, row: Any, of_codes: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def dot(
-    kind: Any, data: Any, scale: Any, bias: Any, row_bytes: Any, width: Any, user_at: Any, row: Any
-) -> Any:
-    """The product of a row as it decodes, and the user's vector; the same bits by any precision."""
-    at = np.uint64(data.ctypes.data) + row * row_bytes
+def dot(kind: Any, at: Any, width: Any, wide: Any, low: Any, user_at: Any) -> Any:
+    """The product of a row as it decodes, and the user's vector; the same bits by any precision.
+
+    wide, low: scale and bias, of codes. No arrays are passed: compiled code counts references to
+    them, which takes longer than the product.
+    """
     if kind == INT8:
-        return dot_codes(at, user_at, width, half(scale[row]), half(bias[row]))
+        return dot_codes(at, user_at, width, wide, low)
     if kind == FP32:
         return dot_floats(at, user_at, width)
     if kind == FP16:
         return dot_halves(at, user_at, width)
-    return dot_codes4(at, user_at, width, half(scale[row]), half(bias[row]))
+    return dot_codes4(at, user_at, width, wide, low)
 
 
 @njit(cache=True, nogil=True)
 def logits_of_all(
     table: Any, inverse: Any, prior: Any, codes: Any, of_codes: Any, user: Any, out: Any
 ) -> None:
-    # Taken apart once: in an inner function, parts of a tuple are counted as references.
-    kind, data, scale, bias, row_bytes, width = table
-    user_at = np.uint64(user.ctypes.data)
-    for i in range(len(out)):
-        r = np.uint64(i)
-        product = dot(kind, data, scale, bias, row_bytes, width, user_at, r)
-        if len(of_codes):
-            product += mean_of_codes(codes, r, of_codes)
-        out[i] = product * inverse[r] + prior[r]
+    logits_of(table, inverse, prior, codes, of_codes, user, np.arange(len(out)), out)
 
 
 @njit(cache=True, nogil=True)
@@ -97,10 +90,13 @@ def logits_of(
     table: Any, inverse: Any, prior: Any, codes: Any, of_codes: Any, user: Any, rows: Any, out: Any
 ) -> None:
     kind, data, scale, bias, row_bytes, width = table
-    user_at = np.uint64(user.ctypes.data)
+    data_at, user_at = np.uint64(data.ctypes.data), np.uint64(user.ctypes.data)
+    wide, low = np.float32(0), np.float32(0)
     for i in range(len(out)):
         r = np.uint64(rows[i])
-        product = dot(kind, data, scale, bias, row_bytes, width, user_at, r)
+        if kind in (INT8, INT4):
+            wide, low = half(scale[r]), half(bias[r])
+        product = dot(kind, data_at + r * row_bytes, width, wide, low, user_at)
         if len(of_codes):
             product += mean_of_codes(codes, r, of_codes)
         out[i] = product * inverse[r] + prior[r]

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kernels.crew import Crew
 from service.action_types import ActionTypes
 from service.actions import RESERVED_KEY, Id, key_of
 from service.histories.local import Histories
@@ -59,7 +60,7 @@ def found(
     at_ms: int = AT_MS, ranker: Ranker = RANKER,
 ) -> list[Id]:  # fmt: skip
     keys = np.array([key_of(one) for one in excluded], np.int64)
-    best = Search(NOBODY, at_ms, keys, wanted).best(ranker, catalogue, count)
+    best = Search(NOBODY, at_ms, keys, wanted).best(ranker, catalogue, count, Crew())
     assert [key_of(one) for one in best.ids] == best.keys_K.tolist()
     return list(best.ids)
 
