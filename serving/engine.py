@@ -25,6 +25,7 @@ from service.histories.rings import Longs
 from service.model.ranker import Ranker
 from service.versions.manifest import Manifest
 from serving.catalogue import Catalogue
+from serving.pages import Pages
 from serving.problems import Problem
 
 log = logging.getLogger("serving.engine")
@@ -77,6 +78,8 @@ class Tables:
     """Reads histories that are kept by another process; without it they are in `histories`."""
     crew: Crew = field(default_factory=Crew)
     """Threads that search all items."""
+    pages: Pages = field(default_factory=lambda: Pages(0, 0.0))
+    """What requests were given; nothing is kept without room for it."""
 
     @property
     def ranker(self) -> Ranker | None:

@@ -22,6 +22,7 @@ from serving.catalogue import Wanted
 from serving.guard import Meter
 from serving.ids import keys_of, user_key
 from serving.messages import (
+    MAX_DEPTH,
     AppendAnswer,
     HealthAnswer,
     PinAnswer,
@@ -106,6 +107,8 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
             _milliseconds(asked.at),
             _wanted(asked, server.settings.item_filters),
             _explain(server, request),
+            _request_id(request, asked),
+            _page(asked),
         )
         return await _ranked(server, request, asked, job, started)
 
@@ -222,7 +225,7 @@ async def _ranked(
     job: scoring.Rank | scoring.Recommend,
     started: float,
 ) -> Response:
-    request_id = asked.request or request.scope[NOTES]["request_id"]
+    request_id = _request_id(request, asked)
     request.scope[NOTES].update(request_id=request_id, user=hashed(asked.user))
     asked_at = time.perf_counter()
     ranking = await server.engine.ask(job)
@@ -312,6 +315,17 @@ def _wanted(asked: RecommendRequest, filters: Sequence[str]) -> Wanted:
                 "serving.item_filters",
             )
     return Wanted(asked.categories, asked.exclude_categories, asked.features)
+
+
+def _page(asked: RecommendRequest) -> int:
+    """The page. Raises Problem 422 for one that lies too deep."""
+    if (asked.page + 1) * asked.n > MAX_DEPTH:
+        raise invalid_field("page", f"times n must be below {MAX_DEPTH}: ask with filters instead")
+    return asked.page
+
+
+def _request_id(request: Request, asked: RankRequest | RecommendRequest) -> str:
+    return str(asked.request or request.scope[NOTES]["request_id"])
 
 
 def _milliseconds(at: float | None) -> int:

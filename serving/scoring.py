@@ -16,7 +16,7 @@ from torch import Tensor
 from service.actions import Id
 from service.histories.rings import Longs
 from service.model.ranker import Request, Scores
-from serving.catalogue import ANY, Wanted
+from serving.catalogue import ANY, Catalogue, Wanted
 from serving.engine import Served, Tables, Together
 from serving.explaining import Basis, Explained
 from serving.retrieval import Search
@@ -77,10 +77,20 @@ class Rank(Together):
         ]
         every = served.ranker.rank_all(requests, catalogue.codes_of(served.ranker))
         return [
-            _best(served, int(history.count_B[0]), job.items, scores, job.n, shown_C, why)
+            _shown(served, int(history.count_B[0]), job, scores, catalogue, why)
             for job, history, scores, why in zip(jobs, histories, every, bases, strict=True)
-            for shown_C in [torch.from_numpy(catalogue.shown(job.key_C, job.at_ms))]
         ]
+
+
+def _shown(
+    served: Served, history: int, job: Rank, scores: Scores, catalogue: Catalogue,
+    basis: Basis | None,
+) -> Ranking:  # fmt: skip
+    """The best candidates of those that may be shown."""
+    order_C = _order(scores)
+    shown = order_C[torch.from_numpy(catalogue.shown(job.key_C, job.at_ms))[order_C]]
+    left_out = len(order_C) - len(shown)
+    return _ranking(served, history, job.items, scores, shown[: job.n], left_out, basis)
 
 
 @dataclass(frozen=True)
@@ -94,33 +104,46 @@ class Recommend:
     at_ms: int
     wanted: Wanted = ANY
     explain: bool = False
+    request: str = ""
+    page: int = 0
 
     def __call__(self, tables: Tables) -> Ranking:
-        """Retrieve by exact search, then rank what was found."""
+        """Retrieve by exact search, then rank what was found.
+
+        What other pages of the request were given is left out; in place of earlier pages of which
+        nothing is known, what they would be given now.
+        """
+        asked = self.request, self.user_key
+        given_E, missing = tables.pages.others(asked, self.page)
         served, catalogue = tables.require_served(), tables.catalogue
         ranker, (history,) = served.ranker, tables.read([self.user_key])
         seen_E = history.item_T if self.exclude_seen else history.item_T[:0]
-        excluded_E = np.concatenate([self.exclude_key_E, seen_E])
+        excluded_E = np.concatenate([self.exclude_key_E, seen_E, given_E])
+        skip = missing * self.n
         search = Search(history, self.at_ms, excluded_E, self.wanted, self.user_key)
-        found = search.best(ranker, catalogue, max(self.n, RERANKED), tables.crew)
+        found = search.best(ranker, catalogue, max(skip + self.n, RERANKED), tables.crew)
         request = Request(history, found.keys_K, self.at_ms, self.user_key)
         why = Basis(tables, request) if self.explain else None
         (scores,) = ranker.rank_all([request], catalogue.codes_of(ranker))
-        return _best(served, int(history.count_B[0]), found.ids, scores, self.n, None, why)
+        order_N = _order(scores)[skip : skip + self.n]
+        tables.pages.put(asked, self.page, found.keys_K[order_N.numpy()])
+        return _ranking(served, int(history.count_B[0]), found.ids, scores, order_N, basis=why)
 
 
-def _best(
+def _order(scores: Scores) -> Tensor:
+    """Candidates by their score, best first; of equals the first."""
+    return scores.score_C.argsort(descending=True, stable=True)
+
+
+def _ranking(
     served: Served,
     history: int,
     items: Sequence[Id],
     scores: Scores,
-    n: int | None,
-    shown_C: Tensor | None = None,
+    order_N: Tensor,
+    left_out: int = 0,
     basis: Basis | None = None,
 ) -> Ranking:
-    order_C = scores.score_C.argsort(descending=True, stable=True)
-    shown = order_C if shown_C is None else order_C[shown_C[order_C]]
-    order_N = shown[:n]
     heads = scores.actions
     return Ranking(
         served=served,
@@ -129,7 +152,7 @@ def _best(
         score_N=_values(scores.score_C[order_N]),
         next_item_N=_values(scores.next_item_C[order_N]),
         actions=_picked(heads, order_N),
-        left_out=len(order_C) - len(shown),
+        left_out=left_out,
         explained=None if basis is None else basis.of(order_N.tolist()),
     )
 

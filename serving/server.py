@@ -30,6 +30,7 @@ from serving.impressions import ImpressionLog
 from serving.items import ItemFollower
 from serving.keys import Keyring
 from serving.limits import LimitSettings
+from serving.pages import Pages
 from serving.problems import Problem
 from serving.remote import RemoteHistories
 from serving.settings import ServingSettings
@@ -52,7 +53,11 @@ class Server:
             self.settings.reading_bytes,
             lambda outcome: self.metrics.readings_total.labels(outcome).inc(),
         )
-        self._tables = Tables(LocalHistories(kept), crew=Crew(self.settings.search_threads))
+        self._tables = Tables(
+            LocalHistories(kept),
+            crew=Crew(self.settings.search_threads),
+            pages=Pages(self.settings.pages_bytes, self.settings.pages_seconds),
+        )
         self.engine = Engine(
             self._tables, self.settings.queue_limit, self.settings.deadline_seconds
         )

@@ -31,6 +31,11 @@ class ServingSettings(Section):
     """Features of items that recommendations can be filtered by; 16 bytes an item each."""
     search_threads: int = Field(1, ge=1)
     """Threads that search all items for one recommendation."""
+    pages_bytes: int = Field(16 * 2**20, ge=0)
+    """Memory for what the pages of recommendations held, so that none repeats an item: a page of 10
+    takes 0.8 KB."""
+    pages_seconds: float = Field(600.0, gt=0)
+    """How long that is kept after the last page of a request."""
     log_impressions: bool = True
     """Whether what was returned is logged as shown, in topic `impressions`."""
     impressions_queue: int = Field(4096, ge=1)
