@@ -107,6 +107,11 @@ class ItemRows:
         codes = self._codes.nbytes if self._coded else 0
         return self._vectors.nbytes + columns + codes + self._index.nbytes
 
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of the vectors alone."""
+        return self._vectors.nbytes
+
     def rows(self, keys_C: Longs) -> Tensor:
         """Row of each key, 0 (the unknown row) for items without one."""
         return self._index.lookup(torch.from_numpy(keys_C)) + 1
