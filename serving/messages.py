@@ -72,6 +72,9 @@ class RecommendRequest(_Body):
     page: int = Field(
         0, strict=True, ge=0, description="Which n items, 0 for the best ones", examples=[0]
     )
+    diversity: float = Field(
+        0.0, strict=True, ge=0, le=1, description="How much items are to differ", examples=[0.3]
+    )
     exclude_seen: bool = Field(
         True, strict=True, description="Leave out items of the user's history"
     )

@@ -109,6 +109,7 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
             _explain(server, request),
             _request_id(request, asked),
             _page(asked),
+            asked.diversity,
         )
         return await _ranked(server, request, asked, job, started)
 

@@ -17,6 +17,7 @@ from service.actions import Id
 from service.histories.rings import Longs
 from service.model.ranker import Request, Scores
 from serving.catalogue import ANY, Catalogue, Wanted
+from serving.diversity import diverse
 from serving.engine import Served, Tables, Together
 from serving.explaining import Basis, Explained
 from serving.retrieval import Search
@@ -106,6 +107,7 @@ class Recommend:
     explain: bool = False
     request: str = ""
     page: int = 0
+    diversity: float = 0.0
 
     def __call__(self, tables: Tables) -> Ranking:
         """Retrieve by exact search, then rank what was found.
@@ -124,8 +126,14 @@ class Recommend:
         found = search.best(ranker, catalogue, max(skip + self.n, RERANKED), tables.crew)
         request = Request(history, found.keys_K, self.at_ms, self.user_key)
         why = Basis(tables, request) if self.explain else None
-        (scores,) = ranker.rank_all([request], catalogue.codes_of(ranker))
-        order_N = _order(scores)[skip : skip + self.n]
+        codes_of = catalogue.codes_of(ranker)
+        (scores,) = ranker.rank_all([request], codes_of)
+        if self.diversity:
+            vectors_KD = ranker.vectors(found.keys_K, codes_of)
+            order_C = diverse(scores.score_C, vectors_KD, skip + self.n, self.diversity)
+        else:
+            order_C = _order(scores)
+        order_N = order_C[skip : skip + self.n]
         tables.pages.put(asked, self.page, found.keys_K[order_N.numpy()])
         return _ranking(served, int(history.count_B[0]), found.ids, scores, order_N, basis=why)
 

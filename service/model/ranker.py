@@ -266,6 +266,12 @@ class Ranker:
         scores_R[torch.from_numpy(seen_rows_U)] += self.model.network.seen
         return scores_R
 
+    @torch.inference_mode()
+    def vectors(self, item_keys_C: Longs, codes_of: CodesOf | None = None) -> Tensor:
+        """The vectors of items [C, D], as rankings read them."""
+        rows_C = self.rows(item_keys_C)
+        return self._vectors(rows_C, self._unseen(item_keys_C, rows_C, codes_of))
+
     def warm(self) -> None:
         """Run every path once, so that the first request does not pay for compilation."""
         keys = np.resize(np.append(self.items.live_keys()[:64], 0), 64)
@@ -295,8 +301,9 @@ class Ranker:
 
     def _candidates(self, rows_C: Tensor, unseen: "_Unseen") -> Tensor:
         """The vectors [C, D] of candidates, none where no action head would look at them."""
-        if not self.model.has_action_heads:
-            return self._nobody
+        return self._vectors(rows_C, unseen) if self.model.has_action_heads else self._nobody
+
+    def _vectors(self, rows_C: Tensor, unseen: "_Unseen") -> Tensor:
         vectors_CD = self.items.gather(rows_C)
         vectors_CD[unseen.place_V] = unseen.vectors_VD
         return vectors_CD
