@@ -68,6 +68,8 @@ class RankOptions(TypedDict, total=False):
 class RecommendOptions(TypedDict, total=False):
     """What may be said beside user and n."""
 
+    page: int
+    diversity: float
     exclude_seen: bool
     exclude: Sequence[Id]
     categories: Sequence[str]
