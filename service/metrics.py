@@ -185,6 +185,13 @@ class TrainerMetrics(Metrics):
             "learned, by model: online or popularity",
             "model",
         )
+        self.calibration_error = self._gauge(
+            "calibration_error",
+            "Expected calibration error of an action's chance before it was learned, lately: raw, "
+            "as its head has it, or served, after calibration",
+            "action",
+            "chance",
+        )
         self.step_seconds = self._histogram(
             "step_seconds", "Time of one training step", STEP_BUCKETS
         )

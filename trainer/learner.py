@@ -24,6 +24,7 @@ from service.histories.rings import Longs
 from service.model.network import Network
 from service.model.watching import watching
 from service.store import EmbeddingTable
+from trainer.calibration import Calibrator, Heard
 from trainer.categories import ItemCategories
 from trainer.device import CPU, distinct, placed, sent
 from trainer.examples import Batch
@@ -116,6 +117,7 @@ class Learner:
         self.positions = PositionBias(network.actions.out_features, device)
         fits = settings.dense_precision == "int4"
         self.moments = Moments(self.network, device) if fits else None
+        self.calibrator = Calibrator(network.actions.out_features)
         self._dense = list(network.parameters())
         self._threads = ThreadPoolExecutor(thread_name_prefix="learner")
         prior = [network.prior, network.seen]
@@ -245,8 +247,9 @@ class Learner:
 
     def learn_actions(self, batch: TargetBatch) -> Step:
         """Train the action heads on shown items; the logits that are served lack what is added
-        here for the position and for negatives that were left out."""
-        batch = sent(batch, self.device)
+        here for the position and for negatives that were left out. The calibrator hears what they
+        were before anything moved."""
+        given, batch = batch, sent(batch, self.device)
         begins = not self.network.actions.bias.any()
         if begins:
             self._begin_at(batch)
@@ -266,9 +269,16 @@ class Learner:
         self._remember(step, [inputs])
         if step.trained:
             self.positions.shown_P = shown_P
+            if not begins:  # where the heads begin, they know the rates of this very batch
+                self._tell(given, logits_RA.detach())
         elif begins:
             self.network.actions.bias.data.zero_()
         return step
+
+    def _tell(self, batch: TargetBatch, learned_RA: Tensor) -> None:
+        """Tell the calibrator of targets and the logits that the step was made of."""
+        logits_RA = (learned_RA + math.log(self.settings.keep_negatives)).cpu()
+        self.calibrator.hear(Heard(logits_RA, batch.label_RA, batch.weight_RA))
 
     @torch.no_grad()
     def _begin_at(self, batch: TargetBatch) -> None:
@@ -279,9 +289,14 @@ class Learner:
         self.network.actions.bias.copy_(log_odds_A)
 
     @torch.no_grad()
+    def logits(self, batch: TargetBatch) -> Tensor:
+        """Log odds of every action on every target, as a server has them before calibration,
+        [R, A]."""
+        return self._served(sent(batch, self.device))[2]
+
     def chances(self, batch: TargetBatch) -> Tensor:
-        """Chance of every action on every target, as a server gives it, [R, A]."""
-        return torch.sigmoid(self._served(sent(batch, self.device))[2])
+        """The same as chances."""
+        return torch.sigmoid(self.logits(batch))
 
     def _served(self, batch: TargetBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Distinct rows, their vectors to be differentiated by, and the targets' logits [R, A]."""

@@ -13,6 +13,7 @@ from service.blocks import Block
 from service.errors import StreamError
 from service.intake import Intake
 from service.metrics import TrainerMetrics
+from service.model.calibration import CALIBRATION
 from service.model.ranker import described
 from service.streams import Stream
 from trainer.cuts import Position
@@ -94,8 +95,15 @@ class Trainer:
         state = self.teacher.state
         heads = state.counters["targets_trained"] > 0
         model = described(state.learner.network.settings, self.teacher.types, heads)
-        orders = self.operators.orders()
-        self.publisher.cut(state, self.teacher.segments.take(), self.position, model, orders)
+        if heads:
+            maps = state.learner.calibrator.fitted()
+            model[CALIBRATION] = maps.described(self.teacher.types.types)
+        errors = {
+            f"calibration.{action}.{chance}": error
+            for (action, chance), error in self.teacher.calibration_errors().items()
+        }
+        orders, segment = self.operators.orders(), self.teacher.segments.take()
+        self.publisher.cut(state, segment, self.position, model, errors, orders)
         self._published_ms, self._changed = self._clock_ms(), False
         self.position = replace(self.position, first_append_ms=0)
         self.metrics.publish_stall_seconds.observe(time.monotonic() - began)

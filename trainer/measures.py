@@ -27,6 +27,8 @@ class Measures:
         metrics = self._metrics
         for model, rate in self._teacher.evaluation.hit_rates().items():
             metrics.hit_rate.labels(model).set(rate)
+        for (action, chance), error in self._teacher.calibration_errors().items():
+            metrics.calibration_error.labels(action, chance).set(error)
         metrics.block.set(self._teacher.state.block)
         metrics.watermark_seconds.set(position.watermark_ms / 1000)
         if lag:

@@ -12,9 +12,9 @@ from trainer.state import Tensors
 
 WIDER = (
     "network/actions.weight", "network/actions.bias", "network/categories.weight",
-    "network/categories.keys", "positions/bias",
+    "network/categories.keys", "positions/bias", "calibration/sums",
 )  # fmt: skip
-"""Weights with one row per action type, or category: they may become more."""
+"""Tensors with one row per action type, or category: they may become more."""
 
 
 class Difference(NamedTuple):
@@ -66,6 +66,7 @@ def migrated(tensors: Tensors, learner: Learner) -> Tensors:
     weights = learner.network.state_dict(keep_vars=True)
     fresh = {f"network/{name}": weight for name, weight in weights.items()}
     fresh["positions/bias"] = learner.positions.bias_AP
+    fresh["calibration/sums"] = learner.calibrator.state()["sums"]
     places = {id(p): i for i, p in enumerate(learner.parameters)}
     tensors = dict(tensors)
     for name in WIDER:

@@ -50,12 +50,13 @@ class Publisher:
         segment: Segment,
         position: Position,
         model: dict[str, Any],
+        metrics: dict[str, float],
         orders: Orders,
     ) -> None:
         """Make a version of the state as it is now. Waits for the version before, if it must.
 
         `segment` is what histories gained since the cut before; `model` describes the model to
-        servers.
+        servers, `metrics` are for its manifest.
         """
         self.wait()
         failed, self._failed = self._failed, None
@@ -64,8 +65,8 @@ class Publisher:
         whole = self._writer.whole
         cut = Cut(
             state.cut(whole), whole, segment, self.gate.gather(state, position.watermark_ms),
-            model, position, state.block, self.blocks, dict(state.counters), state.sizes(),
-            state.histories.cursor, orders, state.joiner.join_from,
+            model, position, state.block, self.blocks, dict(state.counters),
+            state.sizes() | metrics, state.histories.cursor, orders, state.joiner.join_from,
         )  # fmt: skip
         self.blocks = []
         cut = cut if failed is None else cut.with_earlier(failed[0])

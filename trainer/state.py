@@ -149,6 +149,7 @@ class State:
             "pool": learner.pool.state(),
             "positions": learner.positions.state(),
             "moments": {} if learner.moments is None else learner.moments.state(),
+            "calibration": learner.calibrator.state(),
             "joiner": self.joiner.state(),
             "histories": self.histories.state(),
             "collisions": {"ids": torch.tensor(self.ids.collisions)},
@@ -179,6 +180,7 @@ class State:
         learner.positions.load(part_of(tensors, "positions"))
         if learner.moments is not None:
             learner.moments.load(part_of(tensors, "moments"))
+        learner.calibrator.load(part_of(tensors, "calibration"))
         self._load_ids(part_of(tensors, "ids"), int(tensors["collisions/ids"]))
         self.histories.load(part_of(tensors, "histories"), segments)
         self.block = block

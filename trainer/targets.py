@@ -9,7 +9,7 @@ Shapes: B impressions, E packed history events, R target rows, A action types, P
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -48,6 +48,10 @@ class TargetBatch:
     """float32, 1 where the action followed."""
     counted_RA: Tensor
     """float32."""
+    weight_RA: Tensor
+    """float32: for calibration, how many shown items a label stands for: 1 where the action
+    followed, 1 / keep for a negative that was kept, 0 for one left out. A late positive has 0: its
+    item was heard as a negative, or others stood for it."""
     position_R: Tensor
     """int64, below POSITIONS."""
     shown_P: Tensor
@@ -72,6 +76,7 @@ class _Part(NamedTuple):
     """Places in the shown list that are learned."""
     label_NA: Flags
     counted_NA: Flags
+    weight_NA: "np.ndarray[Any, np.dtype[np.float64]]"
     position_R: Longs
     """Of every item shown."""
 
@@ -112,8 +117,12 @@ class Targets:
         counted_RA = label_RA & ~kept_R1 if entry.late else label_RA | kept_R1
         positions = range(len(item_R)) if entry.positions is None else entry.positions
         position_R = np.array(positions, np.int64).clip(0, POSITIONS - 1)
+        kept = 0.0 if entry.late else 1 / self._sampling.keep
+        weight_RA = np.where(label_RA, float(not entry.late), kept * counted_RA)
         row_N = np.flatnonzero((label_RA | counted_RA).any(1))
-        return _Part(entry, seen, row_N, label_RA[row_N], counted_RA[row_N], position_R)
+        return _Part(
+            entry, seen, row_N, label_RA[row_N], counted_RA[row_N], weight_RA[row_N], position_R
+        )
 
     def _runs(self, parts: list[_Part]) -> Iterator[list[_Part]]:
         run: list[_Part] = []
@@ -148,6 +157,7 @@ class Targets:
             item_R=tensor_of(np.concatenate(item_R)),
             label_RA=_floats(np.concatenate([part.label_NA for part in parts])),
             counted_RA=_floats(np.concatenate([part.counted_NA for part in parts])),
+            weight_RA=_floats(np.concatenate([part.weight_NA for part in parts])),
             position_R=tensor_of(np.concatenate([p.position_R[p.row_N] for p in parts])),
             shown_P=_floats(shown_P),
         )  # fmt: skip

@@ -98,6 +98,17 @@ class Teacher:
         )
         self.metrics.duplicates_total.inc(accepted.duplicates)
 
+    def calibration_errors(self) -> dict[tuple[str, str], float]:
+        """Expected calibration error by action type and one of `trainer.calibration.CHANCES`; only
+        of what was shown and learned."""
+        errors = self.state.learner.calibrator.errors()
+        return {
+            (name, chance): float(error)
+            for chance, error_A in errors.items()
+            for name, error in zip(self.types.types, error_A, strict=True)
+            if not np.isnan(error)
+        }
+
     def _describe(self, block: Block) -> None:
         """What a block says of items holds for all of its events."""
         if not block.described:

@@ -1,12 +1,14 @@
-"""`python -m benchmarks.calibration`: mean prediction over observed rate at 1, 10 and 100 % of the
-negatives kept. Every chance is predicted before it is learned, over the second half of the stream.
+"""`python -m benchmarks.calibration`: mean prediction over observed rate, expected calibration
+error (bins of half a unit of log odds) and loss at 1, 10 and 100 % of the negatives kept, as the
+head has the chances (`raw`) and as servers would give them (`served`). Every chance is predicted
+before it is learned, over the second half of the stream.
 """
 
 import argparse
 from collections.abc import Iterator
 
 from benchmarks import report
-from benchmarks.calibration.learning import learned
+from benchmarks.calibration.learning import Chances, learned
 from benchmarks.calibration.world import World
 from benchmarks.report import CheckFailed, Figure
 
@@ -26,8 +28,8 @@ def main() -> int:
 def check(chosen: argparse.Namespace) -> None:
     """Keeping all negatives, a short stream is learned: better than its mean rate."""
     _, found = learned(World(2000, log_odds=-2, worth=1.0), keep_negatives=1.0)
-    if not 0.9 < found.ratio < 1.1:
-        raise CheckFailed(f"mean prediction / observed rate is {found.ratio:.3f} on a short stream")
+    if not 0.9 < found.served.ratio < 1.1:
+        raise CheckFailed(f"mean prediction / observed rate on a short stream: {found.served}")
 
 
 def measure(chosen: argparse.Namespace) -> Iterator[Figure]:
@@ -38,7 +40,7 @@ def measure(chosen: argparse.Namespace) -> Iterator[Figure]:
         runs = []
         for seed in seeds:
             _, found = learned(World(impressions, seed=seed), keep_negatives=keep)
-            report.progress(f"keep {keep:.0%}, seed {seed}: {found.ratio:.4f}, {found}")
+            report.progress(f"keep {keep:.0%}, seed {seed}: {found.raw}; served {found.served}")
             runs.append(found)
         clicks = min(run.clicks_of_all for run in runs)
         if not chosen.quick and clicks < CLICKS:
@@ -47,8 +49,12 @@ def measure(chosen: argparse.Namespace) -> Iterator[Figure]:
             "keep_negatives": keep, "impressions": impressions, "clicks": clicks,
             "rows_learned": max(run.rows_learned for run in runs),
         }  # fmt: skip
-        yield Figure.of("calibration.ratio", "", [run.ratio for run in runs], **settings)
-        yield Figure.of("calibration.loss", "nats", [run.mean_loss for run in runs], **settings)
+        for name in ("raw", "served"):
+            of_all: list[Chances] = [getattr(run, name) for run in runs]
+            told = settings | {"chance": name}
+            yield Figure.of("calibration.ratio", "", [one.ratio for one in of_all], **told)
+            yield Figure.of("calibration.error", "", [one.error for one in of_all], **told)
+            yield Figure.of("calibration.loss", "nats", [one.mean_loss for one in of_all], **told)
 
 
 if __name__ == "__main__":

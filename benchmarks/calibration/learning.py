@@ -1,9 +1,14 @@
 """One stream learned by the trainer's own code, each chance predicted before it is learned."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from benchmarks.calibration.world import World
 from service.metrics import TrainerMetrics
@@ -24,18 +29,26 @@ SECTIONS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+BINS = 40
 
-@dataclass
-class Calibration:
-    """Sums over the shown items that were predicted."""
 
-    shown: int = 0
-    clicked: int = 0
-    predicted: float = 0.0
-    loss: float = 0.0
-    clicks_of_all: int = 0
-    """In the whole stream, learned at the beginning or not."""
-    rows_learned: int = 0
+class Chances:
+    """Sums over chances that were predicted, and over what followed."""
+
+    def __init__(self) -> None:
+        self.shown, self.clicked, self.predicted, self.loss = 0, 0, 0.0, 0.0
+        self._apart_B = np.zeros(BINS)
+
+    def add(self, logit_R: Tensor, label_R: Tensor) -> None:
+        """Some more shown items: the log odds of a click, and whether one followed."""
+        logit_R, label_R = logit_R.double(), label_R.double()
+        chance_R = torch.sigmoid(logit_R)
+        self.shown += len(label_R)
+        self.clicked += int(label_R.sum())
+        self.predicted += float(chance_R.sum())
+        self.loss += float(binary_cross_entropy_with_logits(logit_R, label_R, reduction="sum"))
+        bin_R = (2 * logit_R.numpy() + BINS / 2).astype(np.int64).clip(0, BINS - 1)
+        self._apart_B += np.bincount(bin_R, (label_R - chance_R).numpy(), BINS)
 
     @property
     def ratio(self) -> float:
@@ -46,6 +59,31 @@ class Calibration:
     def mean_loss(self) -> float:
         """Log loss in nats per shown item."""
         return self.loss / max(1, self.shown)
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: by how much predicted and observed rate differ in a bin of
+        half a unit of log odds, mean over shown items."""
+        return float(np.abs(self._apart_B).sum()) / max(1, self.shown)
+
+    def __str__(self) -> str:
+        return (
+            f"predicted / observed {self.ratio:.4f}, error {self.error:.6f}, "
+            f"loss {self.mean_loss:.6f}"
+        )
+
+
+@dataclass
+class Calibration:
+    """What was predicted for the shown items of a stream's last part."""
+
+    raw: Chances = field(default_factory=Chances)
+    """By the head alone."""
+    served: Chances = field(default_factory=Chances)
+    """By the head and the map that was fitted by then."""
+    clicks_of_all: int = 0
+    """In the whole stream, learned at the beginning or not."""
+    rows_learned: int = 0
 
 
 def plan_of(world: World, **trainer: Any) -> Plan:
@@ -71,16 +109,13 @@ def learned(
         if closed < from_share * world.impressions:
             return
         for batch in targets.batches(shown, state.histories)[0]:
-            chance_R, label_R = state.learner.chances(batch)[:, 0], batch.label_RA[:, 0]
-            right_R = label_R * chance_R + (1 - label_R) * (1 - chance_R)
-            found.shown += len(label_R)
-            found.clicked += int(label_R.sum())
-            found.predicted += float(chance_R.double().sum())
-            found.loss -= float(right_R.clamp(min=1e-30).double().log().sum())
+            logit_RA, label_R = state.learner.logits(batch), batch.label_RA[:, 0]
+            found.raw.add(logit_RA[:, 0], label_R)
+            found.served.add(state.learner.calibrator.fitted()(logit_RA)[:, 0], label_R)
 
     teacher.shown_observers.append(predict)
     for block in world.blocks():
         teacher.teach(block)
     found.rows_learned = state.counters["targets_trained"]
-    assert not math.isnan(found.loss)
+    assert not math.isnan(found.raw.loss)
     return teacher, found

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from service.action_types import ActionTypes
+from service.model.calibration import CALIBRATION, Calibration
 from service.model.network import Network
 from service.model.prior import Prior
 from service.model.settings import ModelSettings
@@ -18,6 +19,7 @@ class Model:
     has_action_heads: bool
     network: Network
     prior: Prior
+    calibration: Calibration
 
     @classmethod
     def of(cls, snapshot: Snapshot, before: "Model | None" = None) -> "Model":
@@ -32,7 +34,11 @@ class Model:
         prior = Prior.of(snapshot, settings, weights_P)
         if before is not None and prior.origin_ms != before.prior.origin_ms:
             raise ValueError("its counts have another origin than those that it changes")
-        return cls(settings, types, bool(snapshot.model["action_heads"]), network, prior)
+        heads = bool(snapshot.model["action_heads"])
+        # Before there was calibration chances were served as the heads have them.
+        described = snapshot.model.get(CALIBRATION, {})
+        calibration = Calibration.of_description(described, types.types)
+        return cls(settings, types, heads, network, prior, calibration)
 
 
 def _network(

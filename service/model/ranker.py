@@ -48,7 +48,7 @@ class Scores:
     score_C: Tensor
     next_item_C: Tensor
     actions: dict[str, Tensor] | None
-    """Probability of each action type, [C] each."""
+    """Calibrated probability of each action type, [C] each; scores are sums of logits."""
 
 
 def described(model: ModelSettings, types: ActionTypes, action_heads: bool) -> dict[str, object]:
@@ -383,10 +383,10 @@ class Ranker:
 
     def _combined(self, next_item_C: Tensor, logits_CA: Tensor) -> Scores:
         score_C = self.model.types.next_item_weight * next_item_C
-        actions = {}
+        actions, chance_CA = {}, self.model.calibration.chances(logits_CA)
         for a, (name, kind) in enumerate(self.model.types.types.items()):
             score_C = score_C + kind.weight * logits_CA[:, a]
-            actions[name] = torch.sigmoid(logits_CA[:, a])
+            actions[name] = chance_CA[:, a]
         return Scores(score_C, next_item_C, actions)
 
 

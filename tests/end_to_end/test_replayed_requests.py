@@ -20,6 +20,7 @@ from torch import Tensor
 
 from service.actions import Impression, key_of
 from service.histories.local import LocalHistories
+from service.model.calibration import Calibration
 from service.settings import Settings
 from service.versions import Checkpoint, Snapshot, VersionDirectory
 from tests.serving.conftest import Site, running
@@ -128,18 +129,20 @@ def next_item_questions(batch: TargetBatch, entries: int) -> Batch:
 
 
 def compare(
-    plan: Plan, answers: Sequence[Answer], next_R: Tensor, logits_RA: Tensor, heads: bool
-) -> None:
-    """Every number that was answered is the one that was computed again."""
+    plan: Plan, answers: Sequence[Answer], next_R: Tensor, logits_RA: Tensor,
+    calibration: Calibration | None,
+) -> None:  # fmt: skip
+    """Every number that was answered is the one that was computed again; `calibration`: that of the
+    trainer's state, None without action heads."""
     rows = [row for answer in answers for row in answer.rows]
     score_R = plan.types.next_item_weight * next_R
-    if heads:
+    if calibration is not None:
         weights_A = torch.tensor([kind.weight for kind in plan.types.types.values()])
         score_R = score_R + logits_RA @ weights_A
         chances = torch.tensor(
             [[row["actions"][name] for name in plan.types.types] for row in rows]
         )
-        torch.testing.assert_close(chances, torch.sigmoid(logits_RA), **CLOSE)
+        torch.testing.assert_close(chances, calibration.chances(logits_RA), **CLOSE)
     else:
         assert {row["actions"] for row in rows} == {None}
     found = torch.tensor([row["next_item"] for row in rows])
@@ -174,11 +177,11 @@ def test_a_thousand_logged_requests_score_the_same_in_the_trainer(tmp_path: Path
             Shown(round(one.at * 1000), key_of(one.user), list(map(key_of, one.items)), one.history)
             for one in shown
         ]
-        next_R, logits_RA = replayed(
-            state_at(plan, workshop.versions, number), histories, entries, snapshot.at_ms
-        )
+        state = state_at(plan, workshop.versions, number)
+        next_R, logits_RA = replayed(state, histories, entries, snapshot.at_ms)
         heads = bool(snapshot.model["action_heads"])
-        compare(plan, [answers[one.request] for one in shown], next_R, logits_RA, heads)
+        calibration = state.learner.calibrator.fitted() if heads else None
+        compare(plan, [answers[one.request] for one in shown], next_R, logits_RA, calibration)
         with_heads += heads
     assert with_heads > 0
     assert any(len(workshop.versions.manifest(number).snapshot) > 1 for number in by_version)

@@ -56,6 +56,7 @@ def test_predictions_are_the_rates_that_are_observed(keep: float, tmp_path: Path
     """Short; `python -m benchmarks.calibration` has 20,000 clicks and 1 %, too."""
     world = World(2000, size=20, log_odds=-2.2)
     _, found = learned(world, folder=tmp_path, keep_negatives=keep)
-    assert found.clicked > 1500
-    assert 0.94 < found.ratio < 1.06
+    assert found.raw.clicked > 1500
+    assert 0.94 < found.raw.ratio < 1.06
+    assert 0.94 < found.served.ratio < 1.06
     assert found.rows_learned < (40_000 if keep == 1 else 11_000)
