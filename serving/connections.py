@@ -17,6 +17,11 @@ from serving.settings import ServingSettings
 
 CROWDED = "freshet.crowded"
 """Key of the ASGI scope: whether the connection is one of too many."""
+ASKED = "freshet.asked"
+"""Key of the ASGI scope under which a route leaves what it waits for; a client that goes away
+cancels it."""
+GONE = "freshet.gone"
+"""Key of the ASGI scope: set when the client has gone away."""
 SPARE = 128
 """So many connections beyond the limit are told why; the next ones are closed at once."""
 SENT_AHEAD = 64
@@ -50,8 +55,12 @@ class Connection(HttpToolsProtocol):
         self._set_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is gone, with its timers."""
+        """It is gone, with its timers and what it waited for."""
         self._clear_deadline()
+        scope = cast(dict[str, Any] | None, self.scope) or {}
+        scope[GONE] = True
+        if (asked := scope.get(ASKED)) is not None:
+            asked.cancel()
         self.resume_writing()
         super().connection_lost(exc)
 

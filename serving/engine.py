@@ -184,14 +184,17 @@ class Engine:
         """Jobs that wait for the one that runs."""
         return self._queue.qsize()
 
-    async def ask(self, job: Job[T]) -> T:
-        """Await a request's job. Raises what the job raises, and Problem 429 when so many wait that
-        it would not be done in time, or was not."""
+    def ask(self, job: Job[T]) -> "asyncio.Future[T]":
+        """A request's job, to be awaited on the running loop; cancelled in time it is not done.
+
+        Raises Problem 429 when so many wait that it would not be done in time; awaiting raises
+        the same if it was not, and what the job raises.
+        """
         wait_seconds = self.waiting * self._seconds
         if self.waiting >= self._limit or wait_seconds > self._deadline_seconds:
             raise overloaded(self.waiting, wait_seconds)
         until = time.monotonic() + self._deadline_seconds
-        return await asyncio.wrap_future(self._submit(job, until))
+        return asyncio.wrap_future(self._submit(job, until))
 
     def do(self, job: Job[T]) -> T:
         """Run a job from another thread of this process and wait for it."""

@@ -38,8 +38,7 @@ CONTEXT = Field(
     None, description="Facts about the request; accepted, not used by the model yet", examples=[{}]
 )
 MAX_RECOMMENDED = 1000
-MAX_DEPTH = 10_000
-"""Items that a request's pages hold at most, up to the one that is asked for."""
+MAX_PAGE = 9999
 MAX_NAMED = 64
 Category = Annotated[str, Field(strict=True, min_length=1, max_length=MAX_CATEGORY_BYTES)]
 
@@ -70,7 +69,12 @@ class RecommendRequest(_Body):
     user: ItemOrUser = USER
     n: Count = Field(10, le=MAX_RECOMMENDED, description="How many items", examples=[10])
     page: int = Field(
-        0, strict=True, ge=0, description="Which n items, 0 for the best ones", examples=[0]
+        0,
+        strict=True,
+        ge=0,
+        le=MAX_PAGE,
+        description="Which n items, 0 for the best ones",
+        examples=[0],
     )
     diversity: float = Field(
         0.0, strict=True, ge=0, le=1, description="How much items are to differ", examples=[0.3]

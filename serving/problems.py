@@ -32,7 +32,7 @@ TITLES = {
     "slow-head": "The request took too long to begin",
     "crowded": "Too many connections are open",
     "slow-body": "The body took too long",
-    "client-gone": "The body ended before it was complete",
+    "client-gone": "The client has gone",
     "internal": "The server failed",
 }
 """Every problem type this server sends, with its title. Types are stable; titles are not."""

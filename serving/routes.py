@@ -19,10 +19,10 @@ from serving import batches, scoring
 from serving.access import NOTES
 from serving.body import read_body
 from serving.catalogue import Wanted
+from serving.connections import ASKED, GONE
 from serving.guard import Meter
 from serving.ids import keys_of, user_key
 from serving.messages import (
-    MAX_DEPTH,
     AppendAnswer,
     HealthAnswer,
     PinAnswer,
@@ -36,6 +36,7 @@ from serving.problems import Problem, explain, invalid_field
 from serving.server import Server
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -108,7 +109,7 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
             _wanted(asked, server.settings.item_filters),
             _explain(server, request),
             _request_id(request, asked),
-            _page(asked),
+            asked.page,
             asked.diversity,
         )
         return await _ranked(server, request, asked, job, started)
@@ -229,7 +230,7 @@ async def _ranked(
     request_id = _request_id(request, asked)
     request.scope[NOTES].update(request_id=request_id, user=hashed(asked.user))
     asked_at = time.perf_counter()
-    ranking = await server.engine.ask(job)
+    ranking = await _unless_gone(request, server.engine.ask(job))
     engine_ms = (time.perf_counter() - asked_at) * 1000
     request.scope[NOTES]["version"] = ranking.served.number
     body = _json(scoring.answer(ranking, request_id, time.perf_counter() - started))
@@ -237,6 +238,19 @@ async def _ranked(
     if server.settings.log_impressions and ranking.items:
         server.impressions.offer(_impression(asked.user, job.at_ms, request_id, ranking))
     return body
+
+
+async def _unless_gone(request: Request, asked: "asyncio.Future[T]") -> T:
+    """Await the engine's answer for as long as the client does."""
+    request.scope[ASKED] = asked
+    try:
+        return await asked
+    except asyncio.CancelledError:
+        if request.scope.get(GONE):
+            raise Problem(
+                "client-gone", HTTPStatus.BAD_REQUEST, "the client left before its answer"
+            ) from None
+        raise
 
 
 def _impression(user: Id, at_ms: int, request_id: str, ranking: scoring.Ranking) -> Impression:
@@ -316,13 +330,6 @@ def _wanted(asked: RecommendRequest, filters: Sequence[str]) -> Wanted:
                 "serving.item_filters",
             )
     return Wanted(asked.categories, asked.exclude_categories, asked.features)
-
-
-def _page(asked: RecommendRequest) -> int:
-    """The page. Raises Problem 422 for one that lies too deep."""
-    if (asked.page + 1) * asked.n > MAX_DEPTH:
-        raise invalid_field("page", f"times n must be below {MAX_DEPTH}: ask with filters instead")
-    return asked.page
 
 
 def _request_id(request: Request, asked: RankRequest | RecommendRequest) -> str:

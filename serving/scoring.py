@@ -24,6 +24,8 @@ from serving.retrieval import Search
 
 RERANKED = 256
 """Items that retrieval hands to the ranking at least: action heads may change their order."""
+MAX_SKIPPED = 10_000
+"""And at most, where pages that are not remembered are gone through."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Recommend:
         """Retrieve by exact search, then rank what was found.
 
         What other pages of the request were given is left out; in place of earlier pages of which
-        nothing is known, what they would be given now.
+        nothing is known, what they would be given now, which ends after MAX_SKIPPED items.
         """
         asked = self.request, self.user_key
         given_E, missing = tables.pages.others(asked, self.page)
@@ -121,9 +123,11 @@ class Recommend:
         ranker, (history,) = served.ranker, tables.read([self.user_key])
         seen_E = history.item_T if self.exclude_seen else history.item_T[:0]
         excluded_E = np.concatenate([self.exclude_key_E, seen_E, given_E])
-        skip = missing * self.n
+        skip = min(missing * self.n, MAX_SKIPPED)
         search = Search(history, self.at_ms, excluded_E, self.wanted, self.user_key)
-        found = search.best(ranker, catalogue, max(skip + self.n, RERANKED), tables.crew)
+        found = search.best(
+            ranker, catalogue, min(max(skip + self.n, RERANKED), MAX_SKIPPED), tables.crew
+        )
         request = Request(history, found.keys_K, self.at_ms, self.user_key)
         why = Basis(tables, request) if self.explain else None
         codes_of = catalogue.codes_of(ranker)

@@ -192,6 +192,30 @@ def test_a_client_that_leaves_in_the_middle_of_a_body_harms_nobody(site):
     assert site.client.rank("u1", ["i1"])["version"] == 1
 
 
+def test_a_client_that_leaves_before_its_answer_costs_the_engine_nothing(site, monkeypatch):
+    ranked, hold = [], threading.Event()
+    monkeypatch.setattr(scoring.Rank, "together", staticmethod(ranked.append))
+    busy = threading.Thread(target=lambda: site.server.engine.do(lambda _: hold.wait(30)))
+    busy.start()
+    with site.connect() as leaver:
+        body = b'{"user": 1, "items": [2]}'
+        leaver.sendall(
+            b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+        )
+        site.until(lambda: site.server.engine.waiting == 1)
+
+    def noticed() -> bool:
+        counted = Readings(site.http.get("/metrics").text)
+        return counted.get("requests_total", route="/v1/rank", status="400") == 1
+
+    site.until(noticed)
+    hold.set()
+    busy.join()
+    site.server.engine.do(lambda _: None)
+    assert ranked == []
+
+
 def test_requests_at_once_all_get_their_own_answer(site):
     answers = {}
 
