@@ -9,6 +9,7 @@ none). Operations on the embedding store:
 - `rows`: the rows themselves: gather, usage and the fused row-wise optimizer step
 - `row_codes`: rows as codes of 8 or 4 bits with a scale and a bias
 
-Shared by the CPU versions: `reserved` (memory that grows in place), `crew` (threads), `lanes`
-(vector instructions and prefetching), `mixing` (the hash).
+Shared on CPUs: `reserved` (memory that grows in place), `crew` (threads), `row_dots` (products of
+coded rows with a vector, for the search of servers), `lanes` (vector instructions and prefetching),
+`mixing` (the hash).
 """
