@@ -21,6 +21,7 @@ from service.streams import open_stream
 from service.versions.settings import versions_of
 from trainer.build import build
 from trainer.loop import Trainer
+from trainer.settings import TrainerSettings
 
 _log = logging.getLogger("trainer")
 
@@ -53,6 +54,7 @@ def _train(options: argparse.Namespace, stop: threading.Event) -> None:
         # The thread that makes versions lets go of the interpreter's lock when training asks for
         # it, and not 5 ms later.
         sys.setswitchinterval(SWITCH_SECONDS)
+        os.nice(settings.section("trainer", TrainerSettings).nice)
         torch.set_num_threads(1)  # the learner deals batches to threads of its own
         gc.freeze()  # what is here stays: collections need not walk through it again
         if options.metrics_port:

@@ -53,6 +53,9 @@ class TrainerSettings(Section):
     keep_versions: int = Field(64, ge=2)
     evaluate_rows: int = Field(64, ge=0, description="events of every fourth block scored first")
     threads: int = Field(1, ge=1, le=64, description="threads that share a batch")
+    nice: int = Field(
+        0, ge=0, le=19, description="how far servers on the same machine go before: as nice(1)"
+    )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where model and item table live")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the model's matrix products; weights stay float32"
