@@ -31,7 +31,7 @@ READY_SECONDS = 240.0
 SETTINGS: dict[str, Any] = {
     "model": {"dim": 64, "layers": 2, "window": 256},
     "actions": {"types": {"click": {"positive": True, "weight": 1.0}}},
-    "trainer": {"block_records": 2048, "nice": 10},
+    "trainer": {"block_records": 2048, "nice": 10, "stochastic_length": 1.2},
 }
 
 

@@ -20,7 +20,8 @@ from service.versions import VersionDirectory
 LOOK_SECONDS = 0.5
 SCRAPE_EVERY = 10
 """Looks between two scrapes of the trainer's metrics."""
-DRAIN_SECONDS = 120.0
+DRAIN_SECONDS = 1200.0
+"""A trainer that fell behind catches up; how far it was behind is a figure."""
 
 
 @dataclass
