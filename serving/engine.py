@@ -160,6 +160,10 @@ class Engine:
         """What a ranking took lately."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
+    def read_elsewhere(self, reader: Reader) -> None:
+        """Rank by histories that another process keeps; told before the start."""
+        self._tables.elsewhere = reader
+
     def start(self) -> None:
         """Begin to run jobs."""
         self._thread.start()

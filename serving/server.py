@@ -53,14 +53,12 @@ class Server:
             self.settings.reading_bytes,
             lambda outcome: self.metrics.readings_total.labels(outcome).inc(),
         )
-        self._tables = Tables(
+        tables = Tables(
             LocalHistories(kept),
             crew=Crew(self.settings.search_threads),
             pages=Pages(self.settings.pages_bytes, self.settings.pages_seconds),
         )
-        self.engine = Engine(
-            self._tables, self.settings.queue_limit, self.settings.deadline_seconds
-        )
+        self.engine = Engine(tables, self.settings.queue_limit, self.settings.deadline_seconds)
         self.follower = VersionFollower(
             self.directory, self.engine, self.metrics, self.settings.poll_seconds, self.readings,
             self.settings.dense,
@@ -96,7 +94,7 @@ class Server:
         directory, stream, metrics = self.directory, self.stream, self.metrics
         if self.redis is not None:
             remote = RemoteHistories(directory, stream, self.redis, kept, metrics, self.settings)
-            self._tables.elsewhere = remote.read
+            self.engine.read_elsewhere(remote.read)
             return remote
         return HistoryFollower(
             directory, stream, self.engine, metrics, self.actions, self.intake, self.settings
