@@ -43,6 +43,7 @@ def test_killed_trainers_train_every_action_once_and_bit_for_bit(
     assert site.workshop.digest() == whole.workshop.digest()
 
 
+@pytest.mark.long
 def test_a_producer_that_is_still_appending_changes_nothing(site: Site, tmp_path: Path) -> None:
     story = told(2000, seed=1, users=100, items=200)
     whole = uninterrupted(story, tmp_path / "whole")
