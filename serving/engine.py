@@ -11,6 +11,7 @@ import math
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from kernels.crew import Crew
 from service.histories.local import Histories, LocalHistories
 from service.histories.rings import Longs
 from service.model.ranker import Ranker
+from service.model.readings import Readings
 from service.versions.manifest import Manifest
 from serving.catalogue import Catalogue
 from serving.pages import Pages
@@ -76,6 +78,8 @@ class Tables:
     """What is known of items, whatever version answers."""
     elsewhere: "Reader | None" = None
     """Reads histories that are kept by another process; without it they are in `histories`."""
+    readings: Readings = field(default_factory=lambda: Readings(0))
+    """What versions have read of histories; nothing is kept without room for it."""
     crew: Crew = field(default_factory=Crew)
     """Threads that search all items."""
     pages: Pages = field(default_factory=lambda: Pages(0, 0.0))
@@ -116,18 +120,18 @@ TOGETHER_ROWS = 2048
 """Rankings are done together up to so many candidates: more would only make the first ones wait."""
 
 
-class Together:
+class Together(ABC):
     """Base of jobs that are cheaper beside others of their kind."""
 
     @property
+    @abstractmethod
     def rows(self) -> int:
         """How much one asks for."""
-        raise NotImplementedError
 
     @staticmethod
+    @abstractmethod
     def together(jobs: Sequence[Any], tables: Tables) -> list[Any]:
         """The results of several, in order; an exception says that one of them fails."""
-        raise NotImplementedError
 
 
 class _Entry(NamedTuple):

@@ -205,3 +205,4 @@ def _restore(segment: Segment, tables: Tables) -> None:
 
 def _erase(erased: Erased, tables: Tables) -> None:
     erase_from(tables.histories, erased)
+    tables.readings.drop(erased.user_M.tolist())

@@ -7,7 +7,7 @@ come, and operators' decisions, so that nobody is ranked by what was erased.
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from service.errors import FreshetError
@@ -48,7 +48,9 @@ class RemoteHistories:
         histories: HistorySettings,
         metrics: ServingMetrics,
         serving: ServingSettings,
+        forget: Callable[[Iterable[int]], None],
     ) -> None:
+        """forget: told the users that operators erased, once nothing more is read of them."""
         self.caught_up = threading.Event()
         """Set once the operators' decisions are known and Redis was asked; it may be away."""
         self.obeyed = 0
@@ -61,6 +63,7 @@ class RemoteHistories:
         self._values, self._store = (
             HistoryStore(client, redis.prefix, histories) for client in self._clients
         )
+        self._forget = forget
         self._seen = LastSeen(redis.cache_bytes)
         self._breaker = Breaker("Redis", metrics.redis_up)
         self._erased: dict[int, int] = {}
@@ -156,6 +159,7 @@ class RemoteHistories:
         self._trouble = ""
         if decisions.generation != self._generation:
             self._erased = dict(decisions.erased)
+            self._forget(self._erased)
             self._generation = decisions.generation
         return True
 

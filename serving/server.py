@@ -1,7 +1,7 @@
 """One server: its stream, its versions, its threads. The HTTP application is built around it."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class Server:
         )
         tables = Tables(
             LocalHistories(kept),
+            readings=self.readings,
             crew=Crew(self.settings.search_threads),
             pages=Pages(self.settings.pages_bytes, self.settings.pages_seconds),
         )
@@ -93,7 +94,9 @@ class Server:
         """Histories of this process, or those in Redis where the settings have it."""
         directory, stream, metrics = self.directory, self.stream, self.metrics
         if self.redis is not None:
-            remote = RemoteHistories(directory, stream, self.redis, kept, metrics, self.settings)
+            remote = RemoteHistories(
+                directory, stream, self.redis, kept, metrics, self.settings, self._forget
+            )
             self.engine.read_elsewhere(remote.read)
             return remote
         return HistoryFollower(
@@ -183,6 +186,10 @@ class Server:
         """A version was announced: look for it now."""
         self.metrics.announcements_heard_total.inc()
         self.follower.wake()
+
+    def _forget(self, user_keys: Iterable[int]) -> None:
+        """Drop what versions have read of erased users."""
+        self.engine.do(lambda tables: tables.readings.drop(user_keys))
 
     def _decided(self, generation: int, pinned: int | None) -> dict[str, int | None]:
         self.follower.wake()

@@ -51,6 +51,11 @@ class Seen:
     def __len__(self) -> int:
         return len(self.item_T)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the columns."""
+        return 3 * int(self.item_T.nbytes)
+
     def begins(self, other: "Seen") -> bool:
         """Whether `other` is this, with or without further events."""
         count = len(self)
@@ -90,8 +95,8 @@ class Kept:
     @property
     def nbytes(self) -> int:
         """Bytes of the tensors and arrays."""
-        tensors = (*self.keys, *self.values)
-        return sum(t.nbytes for t in tensors) + 3 * self.seen.item_T.nbytes
+        tensors = (*self.keys, *self.values, *([] if self.last_D is None else [self.last_D]))
+        return sum(t.nbytes for t in tensors) + self.seen.nbytes
 
 
 Kind = TypeVar("Kind")
@@ -162,7 +167,7 @@ class Asker:
         if not len(new):
             return replace(kept, seen=seen) if kept is not None else self._nothing(seen)
         x_ND = self.network.tokens.history(window_of(new), vectors_ND)
-        last_D, keys, values = x_ND[-1], [], []
+        last_D, keys, values = x_ND[-1].clone(), [], []  # not a view: that would keep all tokens
         for number, weights in enumerate(self._layers):
             old = None if kept is None else (kept.keys[number], kept.values[number])
             u, q, k, v = self._projected(x_ND, weights)

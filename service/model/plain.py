@@ -1,7 +1,7 @@
-"""Asking a network of any form: nothing is kept but what its own layers return.
+"""Asking a network of any form, by its own layers.
 
 The published forms of a layer and softmax weights are there to be compared with; a server answers
-by them as exactly, and reads every history anew.
+by them as exactly. What was read of a history is of use until the next event: it is not extended.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,14 @@ class KeptPlain:
 
     seen: Seen
     encoded: Encoded
-    nbytes: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors and arrays."""
+        one = self.encoded
+        last = [] if one.last_TD is None else [one.last_TD]
+        layers = [tensor for layer in one.seen for tensor in (layer.k, layer.v)]
+        return sum(tensor.nbytes for tensor in (one.x_TD, *last, *layers)) + self.seen.nbytes
 
 
 class PlainAsker:

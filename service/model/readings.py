@@ -5,7 +5,7 @@ events still begin with those that it read. Who is longest unasked leaves first.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,11 @@ class Readings:
         self.nbytes += reading.nbytes
         while self.nbytes > self._limit:
             self._drop(next(iter(self._readings)))
+
+    def drop(self, user_keys: Iterable[int]) -> None:
+        """Forget what was read of users."""
+        for user_key in user_keys:
+            self._drop(user_key)
 
     def clear(self) -> None:
         """Forget all readings."""

@@ -217,6 +217,22 @@ def test_an_erased_user_is_forgotten_at_once_and_old_actions_stay_out(publish, t
         assert server.events("gone") == [now + 2]
 
 
+def test_what_was_read_of_an_erased_user_is_forgotten_too(publish, run_site, clicks):
+    publish(1)
+    with run_site() as site:
+        site.until_ready()
+        site.client.act(clicks("u1", ["i1", "i2"]))
+
+        def read() -> bool:
+            site.client.rank("u1", ["i3"])
+            return len(site.server.readings.get(key_of("u1")).kept.seen) == 2
+
+        site.until(read)
+        number = publish.directory.decide(Erase(user=key_of("u1"), before_ms=2**50, at=1.0))
+        site.until(lambda: site.client.versions()["generation"] == number)
+        assert site.server.readings.get(key_of("u1")) is None
+
+
 def test_a_server_that_starts_erases_what_an_older_version_still_holds(publish, tmp_path, segment):
     publish(1, history=segment("gone", ["i1", "i2"]), offsets={"actions": {"0": 0}})
     now = time.time()

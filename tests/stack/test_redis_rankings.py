@@ -229,6 +229,8 @@ def test_an_erased_user_is_not_ranked_by_what_was_erased(sited):
         until(lambda: site.client.versions()["generation"] == number)
         assert followed.value("u0") is None
         assert site.server.histories._seen.get(key_of("u0")) is None
+    reading = site.server.readings.get(key_of("u0"))
+    assert reading is None or not len(reading.kept.seen)
     assert scores(site, "u1") != nobody
 
 

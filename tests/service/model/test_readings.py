@@ -172,6 +172,28 @@ def test_categories_that_come_to_items_without_a_row_void_what_was_read(
     assert told == {"read": 2, "hit": 1}
 
 
+@pytest.mark.parametrize("layer", ["freshet", "research"])
+def test_a_reading_is_charged_all_that_it_keeps_alive(
+    catalogue_of: CatalogueOf, layer: str
+) -> None:
+    """Whole storages: a view would keep what it is a view of."""
+    catalogue = catalogue_of(layer=layer)
+    ranking, story = Ranker(catalogue.base(40), Readings(10**9)), Story(catalogue, 0)
+    for count in (9, 2):
+        story.act(1, count)
+        ask(ranking, story)
+        kept = ranking._readings.get(1).kept
+        if layer == "freshet":
+            tensors = [*kept.keys, *kept.values, kept.last_D]
+        else:
+            layers = [tensor for one in kept.encoded.seen for tensor in (one.k, one.v)]
+            tensors = [kept.encoded.x_TD, *layers]
+        assert [one.untyped_storage().nbytes() for one in tensors] == [
+            one.nbytes for one in tensors
+        ]
+        assert kept.nbytes >= sum(one.nbytes for one in tensors)
+
+
 def test_who_is_longest_unasked_leaves_first(ranker, told: Counter) -> None:
     ranking, story = ranker
     for user in (2, 3):
