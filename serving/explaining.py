@@ -30,13 +30,14 @@ class Explained:
 class Basis:
     """What a ranking of one request rests on."""
 
-    def __init__(self, tables: Tables, request: Request) -> None:
+    def __init__(self, tables: Tables, request: Request, reading: str) -> None:
+        """reading: what had to be read of the history for this request."""
         served = tables.require_served()
         self._ranker = served.ranker
         self._found = self._ranker.explain(request, tables.catalogue.codes_of(self._ranker))
         self._whole: Said = {
             "version": served.number,
-            "reading": self._found.reading,
+            "reading": reading,
             "history": int(request.history.count_B[0]),
             "visible": len(self._found.seen),
             "rows": served.rows,

@@ -18,6 +18,7 @@ from service.histories.rings import Longs
 from service.model.allowed import Allowed, allowed_rows
 from service.model.best import Best
 from service.model.ranker import Ranker, visible
+from service.model.readings import Tell, unheard
 from serving.catalogue import ANY, Catalogue, Wanted
 
 
@@ -42,15 +43,17 @@ class Search:
     """Whose history it is: what is read of it is kept."""
 
     @torch.inference_mode()
-    def best(self, ranker: Ranker, catalogue: Catalogue, count: int, crew: Crew) -> Found:
+    def best(
+        self, ranker: Ranker, catalogue: Catalogue, count: int, crew: Crew, tell: Tell = unheard
+    ) -> Found:
         """The `count` items with the highest next-item logit.
 
         Rows are searched in one pass that leaves out what is not to be found; items without a row
         are scored by their categories. So K is smaller than `count` only when items run out. Of two
-        alike, one with a row comes first.
+        alike, one with a row comes first. tell: told what had to be read of the history.
         """
         codes_of = catalogue.codes_of(ranker)
-        user_D = ranker.user(self.history, self.at_ms, codes_of, self.user_key)
+        user_D = ranker.user(self.history, self.at_ms, codes_of, self.user_key, tell)
         best = self._best_rows(
             ranker, user_D, catalogue.allowed(self.at_ms, self.wanted), count, crew
         )

@@ -74,11 +74,15 @@ class Rank(Together):
             Request(history, job.key_C, job.at_ms, job.user_key)
             for job, history in zip(jobs, histories, strict=True)
         ]
+        ranker, codes_of = served.ranker, catalogue.codes_of(served.ranker)
+        outcomes: list[str] = []
+        every = ranker.rank_all(requests, codes_of, outcomes.append)
+        for outcome in outcomes:
+            tables.readings.count(outcome)
         bases = [
-            Basis(tables, request) if job.explain else None
-            for job, request in zip(jobs, requests, strict=True)
+            Basis(tables, request, outcome) if job.explain else None
+            for job, request, outcome in zip(jobs, requests, outcomes, strict=True)
         ]
-        every = served.ranker.rank_all(requests, catalogue.codes_of(served.ranker))
         return [
             _shown(served, int(history.count_B[0]), job, scores, catalogue, why)
             for job, history, scores, why in zip(jobs, histories, every, bases, strict=True)
@@ -124,13 +128,16 @@ class Recommend:
         seen_E = history.item_T if self.exclude_seen else history.item_T[:0]
         excluded_E = np.concatenate([self.exclude_key_E, seen_E, given_E])
         skip = min(missing * self.n, MAX_SKIPPED)
+        codes_of = catalogue.codes_of(ranker)
+        outcomes: list[str] = []
         search = Search(history, self.at_ms, excluded_E, self.wanted, self.user_key)
         found = search.best(
-            ranker, catalogue, min(max(skip + self.n, RERANKED), MAX_SKIPPED), tables.crew
-        )
+            ranker, catalogue, min(max(skip + self.n, RERANKED), MAX_SKIPPED), tables.crew,
+            outcomes.append,
+        )  # fmt: skip
+        tables.readings.count(outcomes[0])
         request = Request(history, found.keys_K, self.at_ms, self.user_key)
-        why = Basis(tables, request) if self.explain else None
-        codes_of = catalogue.codes_of(ranker)
+        why = Basis(tables, request, outcomes[0]) if self.explain else None
         (scores,) = ranker.rank_all([request], codes_of)
         if self.diversity:
             vectors_KD = ranker.vectors(found.keys_K, codes_of)

@@ -26,7 +26,16 @@ from service.model.network import Network
 from service.model.plain import PlainAsker
 from service.model.precision import PRECISIONS, Dense, chosen
 from service.model.prior import COUNTS, COUNTS_ORIGIN
-from service.model.readings import EXTENDED, HIT, READ, Reading, Readings, distinct
+from service.model.readings import (
+    EXTENDED,
+    HIT,
+    READ,
+    Reading,
+    Readings,
+    Tell,
+    distinct,
+    unheard,
+)  # fmt: skip
 from service.model.settings import ModelSettings
 from service.versions import Snapshot
 
@@ -110,8 +119,6 @@ class Request(NamedTuple):
 class Explanation(NamedTuple):
     """Where the scores of C candidates come from."""
 
-    reading: str
-    """Whether the history was kept (`hit`), `extended`, or `read` anew."""
     seen: Seen
     """The T events that were visible."""
     weight_CT: Tensor | None
@@ -211,15 +218,18 @@ class Ranker:
 
     @torch.inference_mode()
     def rank_all(
-        self, requests: Sequence[Request], codes_of: CodesOf | None = None
+        self, requests: Sequence[Request], codes_of: CodesOf | None = None, tell: Tell = unheard
     ) -> list[Scores]:
-        """As `rank`, several requests together: none changes what another is told."""
+        """As `rank`, several requests together: none changes what another is told.
+
+        tell: told of each request what had to be read of its history, `hit`, `extended` or `read`.
+        """
         rows = [self.rows(one.keys_C) for one in requests]
         unseen = [
             self._unseen(one.keys_C, rows_C, codes_of)
             for one, rows_C in zip(requests, rows, strict=True)
         ]
-        readings = [self._read(one.history, one.user_key, codes_of) for one in requests]
+        readings = [self._read(one.history, one.user_key, codes_of, tell) for one in requests]
         asked = [
             Asked(reading.kept, one.at_ms, self._candidates(rows_C, its))
             for one, reading, rows_C, its in zip(requests, readings, rows, unseen, strict=True)
@@ -230,29 +240,28 @@ class Ranker:
     @torch.inference_mode()
     def explain(self, request: Request, codes_of: CodesOf | None = None) -> Explanation:
         """What a ranking of these candidates rests on; computed anew for them."""
-        outcomes: list[str] = []
-        reading = self._read(request.history, request.user_key, codes_of, outcomes.append)
+        reading = self._read(request.history, request.user_key, codes_of)
         rows_C = self.rows(request.keys_C)
         candidates_CD = self._candidates(rows_C, self._unseen(request.keys_C, rows_C, codes_of))
         asked = [Asked(reading.kept, request.at_ms, candidates_CD)]
         heads, seen = self.model.has_action_heads, reading.kept.seen
         if not isinstance(self._asker, Asker):
             logits_CA = self._asker.ask(asked)[0].logits_CA
-            return Explanation(outcomes[0], seen, None, logits_CA if heads else None)
+            return Explanation(seen, None, logits_CA if heads else None)
         weighed = torch.zeros(1 + len(candidates_CD), len(seen))
         logits_CA = self._asker.ask(asked, [weighed])[0].logits_CA
         # Without action heads the next item is asked for, by one row for all candidates.
         weight_CT = weighed[1:] if heads else weighed[:1].expand(len(rows_C), -1)
         weight_CT = weight_CT / weight_CT.sum(1, keepdim=True).clamp(min=1e-30)
-        return Explanation(outcomes[0], seen, weight_CT, logits_CA if heads else None)
+        return Explanation(seen, weight_CT, logits_CA if heads else None)
 
     @torch.inference_mode()
     def user(
         self, history: Histories, at_ms: int, codes_of: CodesOf | None = None,
-        user_key: int | None = None,
+        user_key: int | None = None, tell: Tell = unheard,
     ) -> Tensor:  # fmt: skip
         """Who asks for the next item: a vector [D] as long as the temperature makes it."""
-        reading = self._read(history, user_key, codes_of)
+        reading = self._read(history, user_key, codes_of, tell)
         return self._long(self._asker.ask([Asked(reading.kept, at_ms, self._nobody)])[0])
 
     @torch.inference_mode()
@@ -314,11 +323,9 @@ class Ranker:
 
     def _read(
         self, history: Histories, user_key: int | None, codes_of: CodesOf | None,
-        tell: Callable[[str], object] | None = None,
+        tell: Tell = unheard,
     ) -> Reading:  # fmt: skip
-        """What the network read of a history: as it is kept, or with what is new, or all anew.
-        `tell` is told which."""
-        tell = tell or (_nothing if user_key is None else self._readings.count)
+        """What the network read of a history: as it is kept, or with what is new, or all anew."""
         visible_T, before_ms = visible(history, self.model.settings.window)
         item_T, action_T, at_ms_T = (
             column[visible_T] for column in (history.item_T, history.action_T, history.at_ms_T)
@@ -395,10 +402,6 @@ def _misplaced(delta: Snapshot, number: int) -> str:
         return "it comes twice"
     after = delta.parent is not None and delta.parent > number
     return "deltas between are missing" if after else "it is out of order"
-
-
-def _nothing(outcome: str) -> None:
-    """Requests of nobody are not counted."""
 
 
 def _same_codes(a: Tensor | None, b: Tensor | None, count: int) -> bool:

@@ -17,6 +17,14 @@ from service.histories.rings import Longs
 HIT, EXTENDED, READ = "hit", "extended", "read"
 """What became of a request: nothing to read, only new events, the whole history."""
 
+Tell = Callable[[str], object]
+"""Told of every request what became of it."""
+
+
+def unheard(outcome: str) -> None:
+    """A `Tell` for nobody."""
+
+
 ENTRY_BYTES = 2_000
 """What an entry takes beside its tensors: objects, arrays' headers, its place in the order."""
 
@@ -45,10 +53,10 @@ class Reading:
 
 
 class Readings:
-    """By user. `count` is told what became of every request."""
+    """By user, in `limit_bytes`. `count` is for who asks: it is told what became of requests."""
 
-    def __init__(self, limit_bytes: int, count: Callable[[str], object] | None = None) -> None:
-        self._limit, self.count = limit_bytes, count or _uncounted
+    def __init__(self, limit_bytes: int, count: Tell = unheard) -> None:
+        self._limit, self.count = limit_bytes, count
         self._readings: OrderedDict[int, Reading] = OrderedDict()
         self.nbytes = 0
 
@@ -85,10 +93,6 @@ class Readings:
     def _drop(self, user_key: int) -> None:
         if (gone := self._readings.pop(user_key, None)) is not None:
             self.nbytes -= gone.nbytes
-
-
-def _uncounted(outcome: str) -> None:
-    """Nobody wants to know."""
 
 
 def distinct(rows_T: Longs) -> Longs:

@@ -49,8 +49,20 @@ def test_somebody_new_and_recommendations_are_explained_too(site):
     answer = explained(site, "nobody", items=["i1", "new"])
     assert answer["explanation"]["history"] == 0
     assert [item["explanation"]["events"] for item in answer["items"]] == [[], []]
-    found = explained(site, "nobody", "/v1/recommend", n=3)
+    found = explained(site, "somebody", "/v1/recommend", n=3)
+    assert found["explanation"]["reading"] == "read"
+    assert explained(site, "somebody", "/v1/recommend", n=3)["explanation"]["reading"] == "hit"
     assert all(item["explanation"]["logits"] for item in found["items"])
+
+
+def test_every_request_counts_once_by_what_had_to_be_read(site):
+    counted = site.server.metrics.readings_total
+    before = {name: counted.labels(name)._value.get() for name in ("hit", "extended", "read")}
+    explained(site, "new", "/v1/recommend", n=3)
+    explained(site, "new", items=["i1"])
+    site.client.recommend("new", 3)
+    found = {name: counted.labels(name)._value.get() - before[name] for name in before}
+    assert found == {"hit": 2, "extended": 0, "read": 1}
 
 
 def test_what_is_neither_true_nor_false_is_an_invalid_field(site):

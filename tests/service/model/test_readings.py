@@ -55,7 +55,11 @@ def assert_as_read_anew(ranker: Ranker, story: Story) -> None:
     users, at_ms = range(USERS), story.at_ms + 1
     kept = [Request(story.of(user), story.keys, at_ms, user) for user in users]
     anew = [request._replace(user_key=None) for request in kept]
-    for a, b in zip(ranker.rank_all(kept, codes_of), ranker.rank_all(anew, codes_of), strict=True):
+    for a, b in zip(
+        ranker.rank_all(kept, codes_of, ranker._readings.count),
+        ranker.rank_all(anew, codes_of),
+        strict=True,
+    ):
         torch.testing.assert_close(a.score_C, b.score_C, **CLOSE)
         torch.testing.assert_close(a.next_item_C, b.next_item_C, **CLOSE)
         for name, values_C in (a.actions or {}).items():
@@ -108,7 +112,7 @@ def ranker(catalogue_of: CatalogueOf, told: Counter) -> tuple[Ranker, Story]:
 
 def ask(ranker: Ranker, story: Story, user: int = 1) -> None:
     request = Request(story.of(user), story.keys[:3], story.at_ms, user)
-    ranker.rank_all([request], codes_of)
+    ranker.rank_all([request], codes_of, ranker._readings.count)
 
 
 def test_what_is_asked_again_is_not_read_again(ranker, told: Counter) -> None:
@@ -166,9 +170,10 @@ def test_categories_that_come_to_items_without_a_row_void_what_was_read(
     request = Request(story.of(1), story.keys[:3], story.at_ms, 1)
     assert (ranking.rows(request.history.item_T) == 0).any()
     nothing = lambda keys_N: torch.zeros(len(keys_N), 4, dtype=torch.int32)  # noqa: E731
-    ranking.rank_all([request], nothing)
-    ranking.rank_all([request], lambda keys_N: nothing(keys_N) + 1)
-    ranking.rank_all([request], lambda keys_N: nothing(keys_N) + 1)
+    told_by = ranking._readings.count
+    ranking.rank_all([request], nothing, told_by)
+    ranking.rank_all([request], lambda keys_N: nothing(keys_N) + 1, told_by)
+    ranking.rank_all([request], lambda keys_N: nothing(keys_N) + 1, told_by)
     assert told == {"read": 2, "hit": 1}
 
 
