@@ -119,6 +119,7 @@ def measure(options: argparse.Namespace) -> Iterator[Figure]:
     medians: dict[tuple[Shape, str, bool], float] = {}
     for shape in (SMALL, LONG, WIDE):
         benches = {dense: Bench(shape, dense) for dense in ("fp32", "bf16")}
+        yield _difference(shape, benches["fp32"], benches["bf16"])
         measures = {
             f"{dense} {'kept' if kept else 'anew'}": (
                 lambda bench=bench, kept=kept: bench.seconds(kept, requests)
@@ -135,6 +136,14 @@ def measure(options: argparse.Namespace) -> Iterator[Figure]:
             medians[shape, dense, how == "kept"] = figure.value
             yield figure
     yield from _ratios(medians)
+
+
+def _difference(shape: Shape, full: Bench, low: Bench) -> Figure:
+    """The largest difference between scores of the same request, by the largest score."""
+    expected, found = full.ask(kept=False), low.ask(kept=False)
+    largest = float((found - expected).abs().max() / expected.abs().max())
+    settings = {"history": shape.window, "dim": shape.dim, "layers": shape.layers}
+    return Figure.of("engine.bf16_difference", "", [largest], **settings)
 
 
 def _ratios(medians: dict[tuple[Shape, str, bool], float]) -> Iterator[Figure]:

@@ -57,7 +57,7 @@ def main() -> int:
     options = report.parser(__doc__)
     options.add_argument("--with-trainer", action="store_true", help="a trainer learns beside it")
     options.add_argument("--feed", type=int, default=1000, help="actions/s that the trainer learns")
-    options.add_argument("--seconds", type=float, help="length of a run (5; quick: 2)")
+    options.add_argument("--seconds", type=float, help="length of a run (5; quick: 1)")
     options.add_argument("--runs", type=int, help="runs (5; quick: 3)")
     options.add_argument("--curve", action="store_true", help="latency over load, and only that")
     options.parse_args()  # help and mistakes before the work
@@ -120,7 +120,7 @@ class Times:
 
 def _measure(folder: DataFolder, chosen: argparse.Namespace) -> Iterator[Figure]:
     """One request at a time."""
-    seconds = chosen.seconds or (2.0 if chosen.quick else 5.0)
+    seconds = chosen.seconds or (1.0 if chosen.quick else 5.0)
     runs = chosen.runs or (3 if chosen.quick else 5)
     bare = Bare(folder)
     for reading, settings in SERVERS.items():
