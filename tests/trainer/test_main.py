@@ -62,6 +62,19 @@ def test_settings_that_cannot_be_used(
     assert re.search(problem, said(caplog))
 
 
+def test_it_stands_back_as_far_as_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stood_back: list[int] = []
+    monkeypatch.setattr("os.nice", stood_back.append)
+    (tmp_path / "stream").mkdir()
+    (tmp_path / "stream" / "END").touch()
+    write_settings(tmp_path / "s.toml", {"trainer": {"nice": 7}})
+    arguments = ["--data", str(tmp_path), "--settings", str(tmp_path / "s.toml"), "--until-end"]
+    assert main(arguments) == 0
+    assert stood_back == [7]
+
+
 def test_a_metrics_port_that_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))
