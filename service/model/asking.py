@@ -14,7 +14,7 @@ keys, V width of values, D model width, A action types.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -119,6 +119,23 @@ class Answer(NamedTuple):
     """Of every candidate and action type."""
 
 
+class Asks(Protocol[Kind]):
+    """What a ranker needs of a network: it reads a history once and asks it any number of times."""
+
+    extends: bool
+    """Whether what was read can be extended by new events."""
+
+    def read(self, seen: Seen, vectors_ND: Tensor, kept: Kind | None = None) -> Kind:
+        """Read a history, or what it has beyond the one that is kept already.
+
+        vectors_ND: of the items of the new events; all of them if nothing is kept or can be
+        extended.
+        """
+
+    def ask(self, asked: Sequence[Asked[Kind]]) -> list[Answer]:
+        """Answer requests together; a request's answer does not depend on the others'."""
+
+
 class _Weights(NamedTuple):
     """One layer's, as the products take them."""
 
@@ -135,15 +152,13 @@ class Asker:
     """A network laid out for asking.
 
     precision: of matrix products and of what is kept, float32 or bfloat16. Raises ValueError for a
-    network of another form than ours: `supports` tells.
+    network of another form than ours.
     """
 
     extends = True
-    """Whether a reading can be extended by new events."""
 
     def __init__(self, network: Network, precision: torch.dtype = torch.float32) -> None:
-        if not self.supports(network):
-            raise ValueError("only layers of form freshet with SiLU weights can be asked this way")
+        require_ours(network)
         self.network, self.precision = network, precision
         settings = network.settings
         self._heads, self._length = settings.heads, settings.window
@@ -151,17 +166,8 @@ class Asker:
         self._alpha = float(settings.qk_width**-0.5)
         self._layers = [self._weights(layer) for layer in network.hstu._stack()]
 
-    @staticmethod
-    def supports(network: Network) -> bool:
-        """Whether this network has the form that is asked here."""
-        layers = network.hstu._stack()
-        return not network.hstu.from_history and all(one.form == FORMS["freshet"] for one in layers)
-
     def read(self, seen: Seen, vectors_ND: Tensor, kept: Kept | None = None) -> Kept:
-        """Read a history, or what it has beyond the one that is kept already.
-
-        vectors_ND: of the items of the new events; all of them if nothing is kept.
-        """
+        """Read a history, or what it has beyond the one that is kept already."""
         first = 0 if kept is None else len(kept.seen)
         new = seen.since(first)
         if not len(new):
@@ -183,7 +189,7 @@ class Asker:
     def ask(
         self, asked: Sequence[Asked[Kept]], weighed: Sequence[Tensor] | None = None
     ) -> list[Answer]:
-        """Answer requests together; a request's answer does not depend on the others'.
+        """Answer requests together.
 
         weighed: of each request a tensor [1 + C, T] to which is added how much every event weighs
         for the query and for every candidate: the lengths of what it contributes in all layers and
@@ -292,6 +298,18 @@ class _Parts(NamedTuple):
     q: Tensor
     k: Tensor
     v: Tensor
+
+
+def is_ours(network: Network) -> bool:
+    """Whether a network has the form that is asked here."""
+    layers = network.hstu._stack()
+    return not network.hstu.from_history and all(one.form == FORMS["freshet"] for one in layers)
+
+
+def require_ours(network: Network) -> None:
+    """Raise ValueError for a network of another form."""
+    if not is_ours(network):
+        raise ValueError("only layers of form freshet with SiLU weights can be asked this way")
 
 
 def window_of(seen: Seen) -> Window:

@@ -32,7 +32,7 @@ class KeptPlain:
 
 
 class PlainAsker:
-    """As `service.model.asking.Asker`, one request after the other."""
+    """As `service.model.asking.Asks`, one request after the other."""
 
     extends = False
 

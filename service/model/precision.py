@@ -4,13 +4,16 @@ bfloat16 pays only where the processor multiplies it, and only in layers that ar
 """
 
 import time
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from service.model.asking import Asked, Asker, Seen
+from service.model.asking import Asked, Asker, Asks, Seen, is_ours
+from service.model.compiled import CompiledAsker
 from service.model.network import Network
+from service.model.plain import PlainAsker
+from service.model.settings import ModelSettings
 
 Dense = Literal["auto", "fp32", "bf16"]
 
@@ -24,17 +27,25 @@ BETTER = 0.8
 def chosen(network: Network, wanted: Dense) -> Dense:
     """The name of the precision; `auto` measures. Networks of other forms have float32 alone."""
     if wanted != "auto":
-        return wanted if Asker.supports(network) else "fp32"
-    if not Asker.supports(network):
+        return wanted if is_ours(network) else "fp32"
+    if not is_ours(network):
         return "fp32"
-    seconds = {name: _seconds(Asker(network, kind)) for name, kind in PRECISIONS.items()}
+    seconds = {name: _seconds(asker_of(network, name), network.settings) for name in PRECISIONS}
     return "bf16" if seconds["bf16"] <= BETTER * seconds["fp32"] else "fp32"
 
 
+def asker_of(network: Network, dense: str) -> Asks[Any]:
+    """Asks a network in a precision; one of another form by its own layers."""
+    if not is_ours(network):
+        return PlainAsker(network)
+    if dense == "fp32":
+        return CompiledAsker(network)
+    return Asker(network, PRECISIONS[dense])
+
+
 @torch.inference_mode()
-def _seconds(asker: Asker) -> float:
+def _seconds(asker: Asks[Any], settings: ModelSettings) -> float:
     """Least time of a ranking whose history is kept."""
-    settings = asker.network.settings
     make = torch.Generator().manual_seed(0)
     events, nothing = settings.window, np.zeros(settings.window, np.int64)
     seen = Seen(nothing, nothing, np.arange(events), -1)

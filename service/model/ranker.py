@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,13 +18,12 @@ from service.action_types import ActionTypes
 from service.errors import ModelMismatch, VersionError
 from service.histories.local import Histories
 from service.histories.rings import Longs
-from service.model.asking import Answer, Asked, Asker, Seen
+from service.model.asking import Answer, Asked, Asker, Asks, Seen
+from service.model.compiled import CompiledAsker
 from service.model.dense import Model
 from service.model.hstu import window_start
 from service.model.items import ItemRows, RowStep
-from service.model.network import Network
-from service.model.plain import PlainAsker
-from service.model.precision import PRECISIONS, Dense, chosen
+from service.model.precision import Dense, asker_of, chosen
 from service.model.prior import COUNTS, COUNTS_ORIGIN
 from service.model.readings import (
     EXTENDED,
@@ -36,6 +35,7 @@ from service.model.readings import (
     distinct,
     unheard,
 )  # fmt: skip
+from service.model.scans import add_if_seen
 from service.model.settings import ModelSettings
 from service.versions import Snapshot
 
@@ -102,7 +102,7 @@ class Step:
     parent: int
     number: int
     model: Model
-    asker: Asker | PlainAsker
+    asker: Asks[Any]
     rows: RowStep
 
 
@@ -158,7 +158,7 @@ class Ranker:
                     f"items are {self.items.width} wide, dim is {self.model.settings.dim}"
                 )
             self.dense: Dense = chosen(self.model.network, dense)
-            self._asker, self._weights = self._made(self.model.network), object()
+            self._asker, self._weights = asker_of(self.model.network, self.dense), object()
         self._stamps.extend(len(self.items))
 
     def prepare(self, delta: Snapshot) -> Step:
@@ -181,7 +181,7 @@ class Ranker:
         asker = self._asker
         if model.network is not self.model.network:
             following = copy(self)
-            asker = self._made(model.network)
+            asker = asker_of(model.network, self.dense)
             following.model, following._asker, following._readings = model, asker, Readings(0)
             following.warm()
         return Step(self.number, delta.number, model, asker, rows)
@@ -245,7 +245,7 @@ class Ranker:
         candidates_CD = self._candidates(rows_C, self._unseen(request.keys_C, rows_C, codes_of))
         asked = [Asked(reading.kept, request.at_ms, candidates_CD)]
         heads, seen = self.model.has_action_heads, reading.kept.seen
-        if not isinstance(self._asker, Asker):
+        if not isinstance(self._asker, Asker | CompiledAsker):
             logits_CA = self._asker.ask(asked)[0].logits_CA
             return Explanation(seen, None, logits_CA if heads else None)
         weighed = torch.zeros(1 + len(candidates_CD), len(seen))
@@ -293,11 +293,6 @@ class Ranker:
             self.rank(history, keys, at_ms=events)
             self.next_items(history, at_ms=events)
         self.items.rehearse()
-
-    def _made(self, network: Network) -> Asker | PlainAsker:
-        if not Asker.supports(network):
-            return PlainAsker(network)
-        return Asker(network, PRECISIONS[self.dense])
 
     def _unseen(self, keys_N: Longs, rows_N: Tensor, codes_of: CodesOf | None) -> "_Unseen":
         """Those of some items that have no row, but categories."""
@@ -379,8 +374,8 @@ class Ranker:
         next_item_C = self.items.logits(user_D, rows_C)
         if len(unseen.place_V):
             next_item_C[unseen.place_V] = self.items.logits_of_unknown(user_D, unseen.vectors_VD)
-        seen_C = np.isin(rows_C.numpy(), reading.seen_rows_U)
-        next_item_C += self.model.network.seen * torch.from_numpy(seen_C)
+        seen = self.model.network.seen.detach().numpy()[0]
+        add_if_seen(next_item_C.numpy(), rows_C.numpy(), reading.seen_rows_U, seen)
         if not self.model.has_action_heads:
             return Scores(self.model.types.next_item_weight * next_item_C, next_item_C, None)
         return self._combined(next_item_C, answer.logits_CA)

@@ -100,3 +100,12 @@ def logits_of(
         if len(of_codes):
             product += mean_of_codes(codes, r, of_codes)
         out[i] = product * inverse[r] + prior[r]
+
+
+@njit(cache=True, nogil=True)
+def add_if_seen(logits: Any, rows: Any, seen_rows: Any, more: Any) -> None:
+    """Add to the logits of rows that are among `seen_rows`, which ascend."""
+    for i in range(len(rows)):
+        place = np.searchsorted(seen_rows, rows[i])
+        if place < len(seen_rows) and seen_rows[place] == rows[i]:
+            logits[i] += more

@@ -155,9 +155,7 @@ def test_a_redis_that_stops_under_load_costs_no_answer_and_no_time(sited, own_re
         with server.paused():
             time.sleep(1.0)
             during = len(seconds)
-            for user, expected in known.items():
-                # Beside those of others: within what docs/serving.md promises.
-                assert scores(site, user) == pytest.approx(expected, abs=1e-5)
+            assert {user: scores(site, user) for user in known} == known
         until(lambda: not site.server.histories._breaker.open)
         until(lambda: len(seconds) > during + 50)
         assert max(seconds) < max(quiet, SLACK_SECONDS) + WAIT_SECONDS

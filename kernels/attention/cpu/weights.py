@@ -23,7 +23,7 @@ _ROUNDER = 1.5 * 2**23
 """Added to a float32 it leaves the nearest whole number in the last bits of the sum."""
 
 
-def _each_vector(builder: Any, columns: Any, body: Any) -> None:
+def each_vector(builder: Any, columns: Any, body: Any) -> None:
     """body(first column) for every 16 columns, the last partly beyond."""
     count = builder.sdiv(builder.add(columns, vec.integer(LANES - 1)), vec.integer(LANES))
     with cgutils.for_range(builder, count) as loop:
@@ -52,9 +52,9 @@ def biases(
 
         with builder.if_else(builder.icmp_signed("==", by_time, vec.integer(0))) as (a, b):
             with a:
-                _each_vector(builder, columns, near)
+                each_vector(builder, columns, near)
             with b:
-                _each_vector(builder, columns, both)
+                each_vector(builder, columns, both)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 5), generate
@@ -74,12 +74,12 @@ def weigh(
             logit = vec.multiply_add(
                 builder, alpha, vec.load(builder, scores, first), vec.load(builder, bias, first)
             )
-            gate = _sigmoid(builder, logit)
+            gate = sigmoid(builder, logit)
             weight = builder.fmul(builder.fmul(logit, gate), scale)
             seen = vec.lanes_below(builder, builder.sub(limit, first))
             vec.store(builder, builder.select(seen, weight, vec.ZEROS), scores, first)
 
-        _each_vector(builder, columns, body)
+        each_vector(builder, columns, body)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4, types.float32, types.float32), generate
@@ -104,7 +104,7 @@ def derive(
             logit = vec.multiply_add(
                 builder, alpha, vec.load(builder, scores, first), vec.load(builder, bias, first)
             )
-            gate = _sigmoid(builder, logit)
+            gate = sigmoid(builder, logit)
             seen = vec.lanes_below(builder, builder.sub(limit, first))
             weight = builder.fmul(builder.fmul(logit, gate), scale)
             vec.store(builder, builder.select(seen, weight, vec.ZEROS), scores, first)
@@ -116,7 +116,7 @@ def derive(
             before = vec.load(builder, totals, first, keep)
             vec.store(builder, builder.fadd(before, grad), totals, first)
 
-        _each_vector(builder, columns, body)
+        each_vector(builder, columns, body)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 7, types.float32, types.float32), generate
@@ -133,7 +133,7 @@ def add_to_distances(typing_context: Any, to: Any, grads: Any, columns: Any) -> 
             total = builder.fadd(vec.load(builder, to, first), vec.load(builder, grads, first))
             vec.store(builder, total, to, first)
 
-        _each_vector(builder, columns, body)
+        each_vector(builder, columns, body)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 3), generate
@@ -153,7 +153,7 @@ def add_to_times(typing_context: Any, to: Any, buckets: Any, grads: Any, columns
             total = builder.fadd(vec.gather(builder, to, entry), vec.load(builder, grads, first))
             vec.scatter(builder, total, to, entry)
 
-        _each_vector(builder, columns, body)
+        each_vector(builder, columns, body)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4), generate
@@ -183,13 +183,14 @@ def time_buckets(typing_context: Any, to: Any, at_ms: Any, event_at_ms: Any, col
                 bucket = builder.select(builder.icmp_signed(sign, bucket, bound), bound, bucket)
             vec.store(builder, builder.trunc(bucket, vec.BYTES), to, first, kind=vec.BYTES)
 
-        _each_vector(builder, columns, body)
+        each_vector(builder, columns, body)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4), generate
 
 
-def _sigmoid(builder: Any, x: Any) -> Any:
+def sigmoid(builder: Any, x: Any) -> Any:
+    """1 / (1 + e^-x)."""
     one = vec.constant(1.0)
     return builder.fdiv(one, builder.fadd(one, _exponential(builder, builder.fneg(x))))
 

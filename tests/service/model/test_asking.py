@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kernels.attention import Rows
 from service.model.asking import Answer, Asked, Asker, Seen, _bias, window_of
+from service.model.compiled import CompiledAsker
 from service.model.network import Network
 from service.model.plain import PlainAsker
 from service.model.settings import ModelSettings
@@ -17,6 +18,8 @@ WINDOW = 64
 DIM = 32
 START_MS = 1_732_096_800_000
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+both = pytest.mark.parametrize("kind", [Asker, CompiledAsker])
+"""In float32."""
 
 
 def network_of(**settings: object) -> Network:
@@ -67,23 +70,25 @@ def assert_close(found: Answer, expected: Answer, **tolerance: float) -> None:
         torch.testing.assert_close(a, b, **(tolerance or CLOSE))
 
 
+@both
 @pytest.mark.parametrize("events", [0, 1, 2, 17, WINDOW])
 @torch.inference_mode()
-def test_an_answer_is_the_networks_own(events: int) -> None:
+def test_an_answer_is_the_networks_own(kind: type[Asker], events: int) -> None:
     network, seen, at_ms = network_of(), seen_of(events), START_MS + 10**9
     vectors_TD, items_CD = vectors(events), vectors(23, seed=2)
-    asker = Asker(network)
+    asker = kind(network)
     (found,) = asker.ask([Asked(asker.read(seen, vectors_TD), at_ms, items_CD)])
     assert_close(found, truth(network, seen, vectors_TD, at_ms, items_CD))
 
 
+@both
 @pytest.mark.parametrize("cuts", [[0], [1], [5, 6, 7], [0, 1, 30, 39]])
 @torch.inference_mode()
 def test_a_history_that_is_extended_says_what_one_that_is_read_at_once_says(
-    cuts: list[int],
+    kind: type[Asker], cuts: list[int]
 ) -> None:
     seen, vectors_TD, items_CD = seen_of(40), vectors(40), vectors(9, seed=2)
-    asker = Asker(network_of())
+    asker = kind(network_of())
     kept, known = None, 0
     for cut in [*cuts, len(seen)]:
         kept = asker.read(first_of(seen, cut), vectors_TD[known:cut], kept)
@@ -110,9 +115,25 @@ def test_candidates_in_chunks_of_any_size_score_alike(size: int) -> None:
         torch.testing.assert_close(part.user_D, whole.user_D, **CLOSE)
 
 
+@pytest.mark.parametrize("size", [1, 7, 8, 63, 64, 65])
 @torch.inference_mode()
-def test_who_shares_a_batch_changes_nothing() -> None:
-    asker = Asker(network_of())
+def test_compiled_not_a_bit_depends_on_pieces_and_on_others(size: int) -> None:
+    seen, items_CD, vectors_TD = seen_of(50), vectors(200, seed=2), vectors(50)
+    asker, at_ms = CompiledAsker(network_of()), START_MS + 10**9
+    kept = asker.read(seen, vectors_TD)
+    cut = asker.read(first_of(seen, size % 50), vectors_TD[: size % 50])
+    extended = asker.read(seen, vectors_TD[size % 50 :], cut)
+    other = Asked(asker.read(seen_of(9, 3), vectors(9)), at_ms, vectors(5))
+    (whole,) = asker.ask([Asked(kept, at_ms, items_CD)])
+    parts = [asker.ask([other, Asked(extended, at_ms, part)])[1] for part in items_CD.split(size)]
+    assert torch.equal(torch.cat([part.logits_CA for part in parts]), whole.logits_CA)
+    assert all(torch.equal(part.user_D, whole.user_D) for part in parts)
+
+
+@both
+@torch.inference_mode()
+def test_who_shares_a_batch_changes_nothing(kind: type[Asker]) -> None:
+    asker = kind(network_of())
     asked = []
     for events in (0, 3, 64, 1, 33):
         kept = asker.read(seen_of(events, events), vectors(events, events))
@@ -153,6 +174,16 @@ def test_an_event_weighs_what_it_contributes() -> None:
 
 
 @torch.inference_mode()
+def test_compiled_an_event_weighs_as_much() -> None:
+    seen, items_CD, both = seen_of(40), vectors(70, seed=2), []
+    for asker in (Asker(network_of()), CompiledAsker(network_of())):
+        weighed = torch.zeros(71, 40)
+        asker.ask([Asked(asker.read(seen, vectors(40)), START_MS + 10**9, items_CD)], [weighed])
+        both.append(weighed)
+    torch.testing.assert_close(*both, **CLOSE)
+
+
+@torch.inference_mode()
 def test_bfloat16_stays_near() -> None:
     network, seen, items_CD = network_of(), seen_of(50), vectors(60, seed=2)
     low, at_ms = Asker(network, torch.bfloat16), START_MS + 10**9
@@ -184,9 +215,9 @@ def test_events_begin_others_only_if_nothing_of_them_differs() -> None:
 @torch.inference_mode()
 def test_networks_of_other_forms_are_asked_plainly(settings: dict[str, object]) -> None:
     network, seen, items_CD = network_of(**settings), seen_of(20), vectors(6, seed=2)
-    assert not Asker.supports(network)
-    with pytest.raises(ValueError, match="form freshet"):
-        Asker(network)
+    for kind in (Asker, CompiledAsker):
+        with pytest.raises(ValueError, match="form freshet"):
+            kind(network)
     asker, at_ms = PlainAsker(network), START_MS + 10**9
     (found,) = asker.ask([Asked(asker.read(seen, vectors(20)), at_ms, items_CD)])
     assert_close(found, truth(network, seen, vectors(20), at_ms, items_CD), rtol=0, atol=0)

@@ -45,10 +45,12 @@ def columns(scores: Scores) -> dict[str, Tensor]:
     return {"score": scores.score_C, "next_item": scores.next_item_C, **scores.actions}
 
 
-def assert_same(found: Scores, expected: Scores, at: Any) -> None:
-    """`found` is `expected` at some of its candidates."""
+def assert_same(found: Scores, expected: Scores, at: Any, exact: bool = True) -> None:
+    """`found` is `expected` at some of its candidates: chances as torch rounds them, by place."""
     whole = columns(expected)
     for name, part in columns(found).items():
+        if exact and name in ("score", "next_item"):
+            assert torch.equal(part, whole[name][at])
         torch.testing.assert_close(part, whole[name][at], **CLOSE)
 
 
@@ -76,7 +78,7 @@ def test_so_it_does_in_every_variant(
         history, keys = history_of(count, seed=count), np.arange(98, 141)
         together = ranker.rank(history, keys, NOW_MS)
         for chunk in (slice(0, 1), slice(1, 9), slice(40, 43)):
-            assert_same(ranker.rank(history, keys[chunk], NOW_MS), together, chunk)
+            assert_same(ranker.rank(history, keys[chunk], NOW_MS), together, chunk, exact=False)
 
 
 def test_duplicate_candidates_score_alike(ranker: Ranker, history_of: HistoryOf) -> None:
