@@ -1,4 +1,4 @@
-"""What one ranking costs the engine: histories kept or read anew, float32 or bfloat16, by shape.
+"""What one ranking costs the engine: histories kept or read anew, by precision and shape.
 
 No HTTP, no queue: requests of 512 candidates for users with full histories, on one thread, by
 versions with int8 rows. `anew` reads the history and then asks, as for a user who was not asked for
@@ -15,14 +15,16 @@ import torch
 
 from benchmarks import report
 from benchmarks.report import CheckFailed, Figure, interleaved
+from kernels.int8_linear import int8_linear
 from service.action_types import ActionTypes
 from service.actions import RESERVED_KEY
 from service.histories.local import Histories
 from service.model.network import Network
+from service.model.precision import PRECISIONS
 from service.model.ranker import COUNTS, COUNTS_ORIGIN, ITEM_SLOT, Ranker, Request, described
 from service.model.readings import Readings
 from service.model.settings import ModelSettings
-from service.versions import SlotRows, Snapshot
+from service.versions import ChannelCodes, SlotRows, Snapshot
 
 ITEMS = 20_000
 CANDIDATES = 512
@@ -96,9 +98,14 @@ def _snapshot(settings: ModelSettings, rows: str) -> Snapshot:
 
 
 def check(_: argparse.Namespace) -> None:
-    """Scores by what is kept, also when it was extended, are those of a history read anew."""
+    """Scores by what is kept, also when it was extended, are those of a history read anew; products
+    of integers are those of the reference."""
     torch.set_num_threads(1)
-    bench = Bench(SMALL, "fp32")
+    _check_kept(Bench(SMALL, "fp32"))
+    _check_integers()
+
+
+def _check_kept(bench: Bench) -> None:
     whole, keys_C = bench.history, bench.keys[:CANDIDATES]
     anew = bench.ranker.rank(whole, keys_C, NOW_MS).score_C
     first = Histories(
@@ -112,14 +119,23 @@ def check(_: argparse.Namespace) -> None:
         raise CheckFailed(f"kept scores are off by up to {(found - anew).abs().max():.2g}")
 
 
+def _check_integers() -> None:
+    for channels, inputs in ((256, 64), (1024, 256)):
+        codes = ChannelCodes.encode(torch.randn(channels, inputs))
+        x_CI, bias_O = torch.randn(CANDIDATES, inputs), torch.randn(channels)
+        given = x_CI, codes.codes_OI, codes.scale_O, bias_O
+        if not torch.equal(int8_linear(*given), int8_linear(*given, backend="reference")):
+            raise CheckFailed(f"products of {inputs} by {channels} integers are not exact")
+
+
 def measure(options: argparse.Namespace) -> Iterator[Figure]:
     """Small and long histories, narrow and wide models."""
     torch.set_num_threads(1)
     runs, requests = (3, 5) if options.quick else (9, 12)
     medians: dict[tuple[Shape, str, bool], float] = {}
     for shape in (SMALL, LONG, WIDE):
-        benches = {dense: Bench(shape, dense) for dense in ("fp32", "bf16")}
-        yield _difference(shape, benches["fp32"], benches["bf16"])
+        benches = {dense: Bench(shape, dense) for dense in PRECISIONS}
+        yield from _differences(shape, benches)
         measures = {
             f"{dense} {'kept' if kept else 'anew'}": (
                 lambda bench=bench, kept=kept: bench.seconds(kept, requests)
@@ -138,18 +154,21 @@ def measure(options: argparse.Namespace) -> Iterator[Figure]:
     yield from _ratios(medians)
 
 
-def _difference(shape: Shape, full: Bench, low: Bench) -> Figure:
-    """The largest difference between scores of the same request, by the largest score."""
-    expected, found = full.ask(kept=False), low.ask(kept=False)
-    largest = float((found - expected).abs().max() / expected.abs().max())
+def _differences(shape: Shape, benches: dict[str, Bench]) -> Iterator[Figure]:
+    """Of each lower precision the largest difference between scores of the same request, by the
+    largest score."""
+    scores = {dense: bench.ask(kept=False) for dense, bench in benches.items()}
+    full = scores.pop("fp32")
     settings = {"history": shape.window, "dim": shape.dim, "layers": shape.layers}
-    return Figure.of("engine.bf16_difference", "", [largest], **settings)
+    for dense, found in scores.items():
+        largest = float((found - full).abs().max() / full.abs().max())
+        yield Figure.of(f"engine.{dense}_difference", "", [largest], **settings)
 
 
 def _ratios(medians: dict[tuple[Shape, str, bool], float]) -> Iterator[Figure]:
     """What is wanted of them, from the medians above."""
     kept, anew = medians[LONG, "bf16", True], medians[LONG, "bf16", False]
-    best = min(medians[WIDE, dense, True] for dense in ("fp32", "bf16"))
+    best = min(medians[WIDE, dense, True] for dense in PRECISIONS)
     for name, value in (
         ("long_over_short_kept_bf16", kept / medians[SMALL, "bf16", True]),
         ("anew_over_kept_long_bf16", anew / kept),

@@ -19,8 +19,8 @@ class ServingSettings(Section):
     """Memory for histories that the model has read, so that the next request of their users need
     not read them again; 256 events take 0.26 MiB at width 64 and 2 layers."""
     dense: Dense = "auto"
-    """Precision of matrix products: fp32, bf16, or auto, the one that measures fastest on this
-    machine when the first version is loaded."""
+    """Precision of the layers' matrix products: fp32, bf16, int8, or auto, the one that measures
+    fastest on this machine when the first version is loaded, of those that are exact enough."""
     poll_seconds: float = Field(0.2, gt=0)
     """How often the version directory is looked at."""
     history_poll_seconds: float = Field(0.01, gt=0)

@@ -20,14 +20,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from numba import njit
-from torch import Tensor, nn
-from torch.nn.functional import layer_norm, linear, normalize, silu
+from torch import Tensor
+from torch.nn.functional import layer_norm, normalize, silu
 
 from kernels.attention import Events, Rows
 from kernels.attention.buckets import distance_bucket_of, time_bucket_of
 from service.histories.rings import Longs
 from service.model.layer import EPS, FORMS, Layer
 from service.model.network import Network
+from service.model.products import Codes, Product, passed, product
 from service.model.tokens import Window
 
 CHUNK_WEIGHTS = 1 << 18
@@ -137,12 +138,10 @@ class Asks(Protocol[Kind]):
 
 
 class _Weights(NamedTuple):
-    """One layer's, as the products take them."""
+    """One layer's, as rows go through them."""
 
-    project: Tensor
-    project_bias: Tensor
-    output: Tensor
-    output_bias: Tensor
+    project: Product
+    output: Product
     near: Floats
     when: Floats
     own: Tensor
@@ -151,20 +150,24 @@ class _Weights(NamedTuple):
 class Asker:
     """A network laid out for asking.
 
-    precision: of matrix products and of what is kept, float32 or bfloat16. Raises ValueError for a
-    network of another form than ours.
+    precision: of matrix products, float32, bfloat16 or int8; what is kept is bfloat16 in the second
+    case, else float32. codes: those that the snapshot has weights of the network as. Raises
+    ValueError for a network of another form than ours.
     """
 
     extends = True
 
-    def __init__(self, network: Network, precision: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, network: Network, precision: torch.dtype = torch.float32, codes: Codes | None = None
+    ) -> None:
         require_ours(network)
         self.network, self.precision = network, precision
+        self._passed, self._codes = passed(precision), codes or {}
         settings = network.settings
         self._heads, self._length = settings.heads, settings.window
         self._k, self._v = settings.qk_width, settings.v_width
         self._alpha = float(settings.qk_width**-0.5)
-        self._layers = [self._weights(layer) for layer in network.hstu._stack()]
+        self._layers = [self._weights(*each) for each in enumerate(network.hstu._stack())]
 
     def read(self, seen: Seen, vectors_ND: Tensor, kept: Kept | None = None) -> Kept:
         """Read a history, or what it has beyond the one that is kept already."""
@@ -230,8 +233,8 @@ class Asker:
         return torch.cat(parts), bounds
 
     def _projected(self, x_RD: Tensor, weights: _Weights) -> "_Parts":
-        normed = layer_norm(x_RD, x_RD.shape[1:], eps=EPS).to(self.precision)
-        all_RP = silu(linear(normed, weights.project, weights.project_bias), inplace=True)
+        normed = layer_norm(x_RD, x_RD.shape[1:], eps=EPS).to(self._passed)
+        all_RP = silu(weights.project(normed), inplace=True)
         wide, narrow = self._heads * self._v, self._heads * self._k
         u, *others = all_RP.split((wide, narrow, narrow, wide), 1)
         return _Parts(u, *(one.unflatten(1, (self._heads, -1)) for one in others))
@@ -251,7 +254,7 @@ class Asker:
     ) -> Tensor:  # fmt: skip
         """What rows see of a history, [R, H, V]. bias: [1, T] for all rows, or [R, T]."""
         q_HRK, k_HKT = q_RHK.transpose(0, 1), k_HTK.transpose(1, 2)
-        bias = bias.to(self.precision)
+        bias = bias.to(self._passed)
         step = max(1, CHUNK_WEIGHTS // (self._heads * k_HTK.shape[1]))
         out = []
         for first in range(0, q_HRK.shape[1], step):
@@ -266,18 +269,18 @@ class Asker:
 
     def _mixed(self, attended_RHV: Tensor, u: Tensor, weights: _Weights) -> Tensor:
         a = attended_RHV.flatten(1).float()
-        gated = layer_norm(a, a.shape[1:], eps=EPS).to(self.precision) * u
-        return linear(gated, weights.output, weights.output_bias).float()
+        gated = layer_norm(a, a.shape[1:], eps=EPS).to(self._passed) * u
+        return weights.output(gated).float()
 
     def _nothing(self, seen: Seen) -> Kept:
         empty = torch.zeros(self._heads, 0, self._k), torch.zeros(self._heads, 0, self._v)
-        keys, values = ((one.to(self.precision),) * len(self._layers) for one in empty)
+        keys, values = ((one.to(self._passed),) * len(self._layers) for one in empty)
         return Kept(seen, keys, values, None)
 
-    def _weights(self, layer: Layer) -> _Weights:
-        def low(product: nn.Linear) -> tuple[Tensor, Tensor]:
-            weight, bias = product.weight.detach(), product.bias.detach()
-            return weight.to(self.precision), bias.to(self.precision)
+    def _weights(self, number: int, layer: Layer) -> _Weights:
+        def made(part: str) -> Product:
+            codes = self._codes.get(f"hstu.layers.{number}.{part}.weight")
+            return product(getattr(layer, part), self.precision, codes)
 
         def table(biases: Tensor | None) -> Floats:
             assert biases is not None
@@ -286,9 +289,8 @@ class Asker:
 
         assert layer.self_bias is not None
         near, when = table(layer.distance_bias), table(layer.time_bias)
-        return _Weights(
-            *low(layer.project), *low(layer.output), near, when, layer.self_bias.detach()
-        )
+        own = layer.self_bias.detach()
+        return _Weights(made("project"), made("output"), near, when, own)
 
 
 class _Parts(NamedTuple):

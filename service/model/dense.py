@@ -6,8 +6,9 @@ from service.action_types import ActionTypes
 from service.model.calibration import CALIBRATION, Calibration
 from service.model.network import Network
 from service.model.prior import Prior
+from service.model.products import Codes
 from service.model.settings import ModelSettings
-from service.versions import Snapshot
+from service.versions import ChannelCodes, Snapshot
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +19,8 @@ class Model:
     types: ActionTypes
     has_action_heads: bool
     network: Network
+    codes: Codes
+    """Weights of the network as they were published, those that have a scale per channel."""
     prior: Prior
     calibration: Calibration
 
@@ -29,7 +32,7 @@ class Model:
         types = ActionTypes.of_description(snapshot.model["actions"])
         if before is not None and settings != before.settings:
             raise ValueError("its model has other settings than the version that it changes")
-        network = _network(settings, types, snapshot, before)
+        network, codes = _network(settings, types, snapshot, before)
         weights_P = network.prior.detach().numpy()
         prior = Prior.of(snapshot, settings, weights_P)
         if before is not None and prior.origin_ms != before.prior.origin_ms:
@@ -38,14 +41,15 @@ class Model:
         # Before there was calibration chances were served as the heads have them.
         described = snapshot.model.get(CALIBRATION, {})
         calibration = Calibration.of_description(described, types.types)
-        return cls(settings, types, heads, network, prior, calibration)
+        return cls(settings, types, heads, network, codes, prior, calibration)
 
 
 def _network(
     settings: ModelSettings, types: ActionTypes, snapshot: Snapshot, before: Model | None
-) -> Network:
+) -> tuple[Network, Codes]:
     if before is not None and not snapshot.dense and types.codes == before.types.codes:
-        return before.network
+        return before.network, before.codes
     network = Network(settings, len(types.types)).eval()
     network.load_state_dict(snapshot.weights())
-    return network
+    dense = snapshot.dense.items()
+    return network, {name: kept for name, kept in dense if isinstance(kept, ChannelCodes)}

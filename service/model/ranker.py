@@ -157,8 +157,8 @@ class Ranker:
                 raise ValueError(
                     f"items are {self.items.width} wide, dim is {self.model.settings.dim}"
                 )
-            self.dense: Dense = chosen(self.model.network, dense)
-            self._asker, self._weights = asker_of(self.model.network, self.dense), object()
+            self.dense: Dense = chosen(self.model.network, dense, self.model.codes)
+            self._asker, self._weights = self._laid_out(self.model), object()
         self._stamps.extend(len(self.items))
 
     def prepare(self, delta: Snapshot) -> Step:
@@ -181,7 +181,7 @@ class Ranker:
         asker = self._asker
         if model.network is not self.model.network:
             following = copy(self)
-            asker = asker_of(model.network, self.dense)
+            asker = self._laid_out(model)
             following.model, following._asker, following._readings = model, asker, Readings(0)
             following.warm()
         return Step(self.number, delta.number, model, asker, rows)
@@ -293,6 +293,9 @@ class Ranker:
             self.rank(history, keys, at_ms=events)
             self.next_items(history, at_ms=events)
         self.items.rehearse()
+
+    def _laid_out(self, model: Model) -> Asks[Any]:
+        return asker_of(model.network, self.dense, model.codes)
 
     def _unseen(self, keys_N: Longs, rows_N: Tensor, codes_of: CodesOf | None) -> "_Unseen":
         """Those of some items that have no row, but categories."""
