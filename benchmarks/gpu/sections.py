@@ -59,6 +59,7 @@ CHECKS = (
         "key index", "tests.kernels.gpu.index_cases tests.kernels.gpu.row_init_cases", 100
     ),
     Section("rows", "tests.kernels.gpu.rows_cases", 100),
+    Section("row codes", "tests.kernels.gpu.row_codes_cases", 60),
     Section("races", "tests.kernels.gpu.race_cases", 100),
 )  # fmt: skip
 """Run side by side, before anything is measured."""
@@ -68,6 +69,7 @@ MEASURES = (
     Section("attention", "benchmarks.attention:jobs", 90, _ATTENTION),
     Section("layer", "benchmarks.layer:jobs", 70, (*_ATTENTION, "gating")),
     Section("store", "benchmarks.stores.gpu:jobs", 50, _STORE),
+    Section("row codes, decoded", "benchmarks.gpu.decoding:jobs", 15, ("row codes",)),
     Section("training", "benchmarks.gpu.trainer:jobs", 60, (*_ATTENTION, "gating", *_STORE)),
     Section("flex attention", "benchmarks.attention:flex_jobs", 45),
 )  # fmt: skip

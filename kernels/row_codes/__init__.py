@@ -73,10 +73,25 @@ def decode(codes: Codes, backend: str = "numba") -> Tensor:
     return gather_decode(codes, torch.arange(len(codes.codes_RB)), backend)
 
 
-def gather_decode(codes: Codes, rows_N: Tensor, backend: str = "numba") -> Tensor:
-    """The chosen rows, float32 [N, D]. Raises IndexError for a row outside 0 .. R-1."""
-    rows_ND: Tensor = pick(backend, _BACKENDS).gather_decode(codes, rows_N)
-    return rows_ND
+def gather_decode(
+    codes: Codes | Tensor, rows_N: Tensor, backend: str = "numba",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:  # fmt: skip
+    """The chosen rows of codes, or of float16 or float32 numbers [R, D]: [N, D], on their device:
+    the CPU, but for backend `triton`.
+
+    dtype: float32, or bfloat16, to which the float32 number is rounded. Raises IndexError for a row
+    outside 0 .. R-1.
+    """
+    gathers = {"reference": reference.gather_decode, "numba": cpu.gather_decode, "triton": _triton}
+    return pick(backend, gathers)(codes, rows_N, dtype)
+
+
+def _triton(codes: Codes | Tensor, rows_N: Tensor, dtype: torch.dtype) -> Tensor:
+    # Imported on demand: a server has no triton.
+    from kernels.row_codes import gpu
+
+    return gpu.gather_decode(codes, rows_N, dtype)
 
 
 def _refuse_wide(low_R: Tensor, high_R: Tensor) -> None:

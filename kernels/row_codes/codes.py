@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -27,3 +28,13 @@ class Codes(NamedTuple):
     def nbytes(self) -> int:
         """Bytes of codes, scales and biases."""
         return self.codes_RB.nbytes + self.scale_R.nbytes + self.bias_R.nbytes
+
+
+def refuse_outside(rows_N: Tensor, end: int) -> None:
+    """Raise IndexError for a row outside 0 .. end-1."""
+    if not len(rows_N):
+        return
+    least, most = torch.stack(torch.aminmax(rows_N)).tolist()
+    if least < 0 or most >= end:
+        outside_N = (rows_N < 0) | (rows_N >= end)
+        raise IndexError(f"row {int(rows_N[outside_N][0])} is outside 0 .. {end - 1}")

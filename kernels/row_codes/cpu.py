@@ -7,7 +7,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from kernels.row_codes.codes import Codes
+from kernels.row_codes.codes import Codes, refuse_outside
 
 _TWO_112 = np.float32(2.0**112)
 
@@ -27,7 +27,11 @@ def encode(rows_RD: Tensor, scale_R: Tensor, bias_R: Tensor, largest: int) -> Te
     return codes_RD
 
 
-def gather_decode(codes: Codes, rows_N: Tensor) -> Tensor:
+def gather_decode(codes: Codes | Tensor, rows_N: Tensor, dtype: torch.dtype) -> Tensor:
+    """See `kernels.row_codes.gather_decode`."""
+    if isinstance(codes, Tensor):
+        refuse_outside(rows_N, len(codes))
+        return codes.index_select(0, rows_N).float().to(dtype)
     end, width = codes.codes_RB.shape
     out_ND = torch.empty(len(rows_N), codes.width)
     rows, flat = rows_N.contiguous().numpy(), codes.codes_RB.contiguous().view(-1).numpy()
@@ -36,7 +40,7 @@ def gather_decode(codes: Codes, rows_N: Tensor) -> Tensor:
     reached = decode(flat, *halves, rows, np.uint64(end), np.uint64(width), out)
     if reached < len(rows):
         raise IndexError(f"row {rows[reached]} is outside 0 .. {end - 1}")
-    return out_ND
+    return out_ND.to(dtype)
 
 
 @njit(cache=True, nogil=True)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kernels.row_codes.codes import Codes
+from kernels.row_codes.codes import Codes, refuse_outside
 
 
 def limits(rows_RD: Tensor) -> tuple[Tensor, Tensor]:
@@ -20,13 +20,15 @@ def encode(rows_RD: Tensor, scale_R: Tensor, bias_R: Tensor, largest: int) -> Te
     return levels_RD.round().clamp(0, largest).to(torch.uint8)
 
 
-def gather_decode(codes: Codes, rows_N: Tensor) -> Tensor:
-    outside = (rows_N < 0) | (rows_N >= len(codes.codes_RB))
-    if outside.any():
-        raise IndexError(f"row {int(rows_N[outside][0])} is outside 0 .. {len(codes.codes_RB) - 1}")
+def gather_decode(codes: Codes | Tensor, rows_N: Tensor, dtype: torch.dtype) -> Tensor:
+    """See `kernels.row_codes.gather_decode`."""
+    refuse_outside(rows_N, len(codes if isinstance(codes, Tensor) else codes.codes_RB))
+    if isinstance(codes, Tensor):
+        return codes[rows_N].float().to(dtype)
     scale_N1 = codes.scale_R[rows_N].float().unsqueeze(1)
     bias_N1 = codes.bias_R[rows_N].float().unsqueeze(1)
-    return bias_N1 + _unpacked(codes.codes_RB[rows_N], codes.bits).float() * scale_N1
+    rows_ND = bias_N1 + _unpacked(codes.codes_RB[rows_N], codes.bits).float() * scale_N1
+    return rows_ND.to(dtype)
 
 
 def _unpacked(codes_NB: Tensor, bits: int) -> Tensor:

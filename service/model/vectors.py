@@ -83,10 +83,7 @@ class Vectors:
 
     def gather(self, rows_C: Tensor) -> Tensor:
         """Rows in float32, [C, D]. Raises IndexError for a row that is not there."""
-        codes = self._codes()
-        if isinstance(codes, Tensor):
-            return codes.index_select(0, rows_C).float()
-        return gather_decode(codes, rows_C)
+        return gather_decode(self._codes(), rows_C)
 
     def chunks(self) -> Iterator[tuple[int, Tensor]]:
         """All rows in float32, some at a time, with the number of the first."""

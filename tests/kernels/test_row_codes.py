@@ -137,6 +137,28 @@ def test_gather_decode_takes_rows_in_any_order_with_repeats(backend: str, bits: 
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32])
+def test_gather_decode_takes_rows_of_numbers_too(backend: str, kind: torch.dtype) -> None:
+    values = torch.randn(10, 6, generator=torch.Generator().manual_seed(2)).to(kind)
+    rows = torch.tensor([9, 0, 3, 3, 9])
+    found = gather_decode(values, rows, backend)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, values.float()[rows])
+    for outside in (-1, 10):
+        with pytest.raises(IndexError, match=rf"row {outside} is outside 0 \.\. 9"):
+            gather_decode(values, torch.tensor([1, outside]), backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("bits", BITS)
+def test_gather_decode_rounds_to_bfloat16_once(backend: str, bits: int) -> None:
+    codes = encode(torch.randn(10, 6, generator=torch.Generator().manual_seed(2)), bits)
+    rows = torch.tensor([9, 0, 3])
+    found = gather_decode(codes, rows, backend, torch.bfloat16)
+    assert torch.equal(found, decode(codes)[rows].bfloat16())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bad", [float("nan"), -float("nan"), float("inf"), -float("inf"), 7e4])
 def test_what_float16_cannot_span_is_refused_with_its_row(backend: str, bad: float) -> None:
     rows = torch.zeros(4, 40)

@@ -3,6 +3,7 @@
 `python -m tests.kernels.gpu.compiling` prints registers, spills and shared memory of all of them.
 """
 
+import itertools
 import json
 import re
 import subprocess
@@ -18,6 +19,7 @@ from triton.compiler import ASTSource
 
 from kernels import slabs
 from kernels.key_index import claims
+from kernels.row_codes import gpu as row_codes
 from kernels.row_init import gpu as row_init
 from kernels.rows import moves, windows
 
@@ -70,6 +72,7 @@ def variants() -> Iterator[Variant]:
     yield from _index_variants()
     yield from _copy_variants()
     yield from _row_variants()
+    yield from _decode_variants()
 
 
 def _index_variants() -> Iterator[Variant]:
@@ -109,6 +112,14 @@ def _row_variants() -> Iterator[Variant]:
         for adam in (True, False):
             yield Variant(moves.step_pieces, moves.piece_options(width, adam), sorted_rows)
             yield Variant(moves.step_folded, moves.fold_options(width, adam), sorted_rows)
+
+
+def _decode_variants() -> Iterator[Variant]:
+    kinds = {4: ("*u8", "*fp16"), 8: ("*u8", "*fp16"), 16: ("*fp16",) * 2, 32: (_FLOATS,) * 2}
+    for width, bits, out in itertools.product(WIDTHS, kinds, (_FLOATS, "*bf16")):
+        data, halves = kinds[bits]
+        types = {"data": data, "scale": halves, "bias": halves, "out": out}
+        yield Variant(row_codes.decode_rows, row_codes.tile_options(width, bits), types)
 
 
 def compiled(variant: Variant, arch: int) -> Compiled:
