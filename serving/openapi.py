@@ -52,6 +52,18 @@ EXPLAINED: dict[str, Any] = {
     ]
 }
 """A ranking can be explained."""
+TIMED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "headers": {
+            "Server-Timing": {
+                "description": "`engine;dur=MS`: the engine's part, its queue included",
+                "required": True,
+                "schema": {"type": "string", "pattern": r"^engine;dur=[0-9]+\.[0-9]{3}$"},
+            }
+        }
+    }
+}
+"""A ranking says what the engine took."""
 
 
 class Described(FastAPI):
@@ -116,7 +128,7 @@ def _complete(document: dict[str, Any]) -> None:
         if "422" in answers and MEDIA_TYPE not in answers["422"]["content"]:
             del answers["422"]
         for status, answer in answers.items():
-            answer["headers"] = _headers(int(status))
+            answer["headers"] = _headers(int(status)) | answer.get("headers", {})
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
 

@@ -31,7 +31,7 @@ from serving.messages import (
     RecommendRequest,
     VersionsAnswer,
 )
-from serving.openapi import EXPLAINED, problems, takes, takes_batch
+from serving.openapi import EXPLAINED, TIMED, problems, takes, takes_batch
 from serving.problems import Problem, explain, invalid_field
 from serving.server import Server
 
@@ -62,13 +62,13 @@ def router(server: Server) -> APIRouter:
 
 
 def _add_ranking(routes: APIRouter, server: Server) -> None:
-    errors = problems(401, 403, 413, 415, 422, 429, 503)
+    responses = TIMED | problems(401, 403, 413, 415, 422, 429, 503)
     may_rank = server.guard.needs("read", "rankings")
 
     @routes.post(
         "/v1/rank",
         response_model=RankAnswer,
-        responses=errors,
+        responses=responses,
         openapi_extra=takes(RankRequest) | EXPLAINED,
         dependencies=may_rank,
     )
@@ -91,7 +91,7 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
     @routes.post(
         "/v1/recommend",
         response_model=RankAnswer,
-        responses=errors,
+        responses=responses,
         openapi_extra=takes(RecommendRequest) | EXPLAINED,
         dependencies=may_rank,
     )

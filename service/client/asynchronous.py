@@ -40,16 +40,21 @@ class AsyncClient:
         self._http = httpx.AsyncClient(base_url=url, headers=questions.key_headers(api_key))
 
     async def rank(
-        self, user: Id, items: Sequence[Id], **options: Unpack[RankOptions]
+        self,
+        user: Id,
+        items: Sequence[Id],
+        *,
+        explain: bool = False,
+        **options: Unpack[RankOptions],
     ) -> RankAnswer:
-        """Put `items` in order for `user`."""
-        return await self._ask(questions.rank(user, items, options))
+        """Put `items` in order for `user`; `explain`: and say why (a key needs scope explain)."""
+        return await self._ask(questions.rank(user, items, options, explain))
 
     async def recommend(
-        self, user: Id, n: int = 10, **options: Unpack[RecommendOptions]
+        self, user: Id, n: int = 10, *, explain: bool = False, **options: Unpack[RecommendOptions]
     ) -> RankAnswer:
-        """The best n items of the catalogue for `user`."""
-        return await self._ask(questions.recommend(user, n, options))
+        """The best n items of the catalogue for `user`; `explain`: and say why."""
+        return await self._ask(questions.recommend(user, n, options, explain))
 
     async def act(self, actions: Sequence[PostedAction]) -> AppendAnswer:
         """Append actions; on return the accepted ones are durable.

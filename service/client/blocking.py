@@ -44,13 +44,22 @@ class Client:
         self._timeout_seconds, self._patience_seconds = timeout_seconds, patience_seconds
         self._http = httpx.Client(base_url=url, headers=questions.key_headers(api_key))
 
-    def rank(self, user: Id, items: Sequence[Id], **options: Unpack[RankOptions]) -> RankAnswer:
-        """Put `items` in order for `user`."""
-        return self._ask(questions.rank(user, items, options))
+    def rank(
+        self,
+        user: Id,
+        items: Sequence[Id],
+        *,
+        explain: bool = False,
+        **options: Unpack[RankOptions],
+    ) -> RankAnswer:
+        """Put `items` in order for `user`; `explain`: and say why (a key needs scope explain)."""
+        return self._ask(questions.rank(user, items, options, explain))
 
-    def recommend(self, user: Id, n: int = 10, **options: Unpack[RecommendOptions]) -> RankAnswer:
-        """The best n items of the catalogue for `user`."""
-        return self._ask(questions.recommend(user, n, options))
+    def recommend(
+        self, user: Id, n: int = 10, *, explain: bool = False, **options: Unpack[RecommendOptions]
+    ) -> RankAnswer:
+        """The best n items of the catalogue for `user`; `explain`: and say why."""
+        return self._ask(questions.recommend(user, n, options, explain))
 
     def act(self, actions: Sequence[PostedAction]) -> AppendAnswer:
         """Append actions; on return the accepted ones are durable.

@@ -69,14 +69,18 @@ def is_ready(outcome: Outcome) -> bool:
     return isinstance(outcome, httpx.Response) and outcome.is_success
 
 
-def rank(user: Id, items: Sequence[Id], options: RankOptions) -> Question[RankAnswer]:
+def rank(
+    user: Id, items: Sequence[Id], options: RankOptions, explain: bool
+) -> Question[RankAnswer]:
     """Candidates in order."""
-    return Question("POST", "/v1/rank", {"user": user, "items": list(items), **options})
+    body = {"user": user, "items": list(items), **options}
+    return Question("POST", _explained("/v1/rank", explain), body)
 
 
-def recommend(user: Id, n: int, options: RecommendOptions) -> Question[RankAnswer]:
+def recommend(user: Id, n: int, options: RecommendOptions, explain: bool) -> Question[RankAnswer]:
     """The best of the catalogue."""
-    return Question("POST", "/v1/recommend", {"user": user, "n": n, **options})
+    body = {"user": user, "n": n, **options}
+    return Question("POST", _explained("/v1/recommend", explain), body)
 
 
 def act(actions: Sequence[PostedAction]) -> Question[AppendAnswer]:
@@ -114,6 +118,10 @@ def key_headers(api_key: str | None) -> dict[str, str]:
     """How a key is sent; absent, it is that of the environment, if there is one."""
     key = (os.environ.get(API_KEY, "") if api_key is None else api_key).strip()
     return {"X-API-Key": key} if key else {}
+
+
+def _explained(path: str, explain: bool) -> str:
+    return f"{path}?explain=true" if explain else path
 
 
 def _document(response: httpx.Response) -> dict[str, Any]:

@@ -103,6 +103,17 @@ def test_every_method_gets_what_its_type_says(site, connect, publish):
     assert client.unpin() == {"generation": 2, "pinned": None}
 
 
+def test_an_explanation_is_asked_for_and_typed(site, connect):
+    client = connect(str(site.http.base_url))
+    for asked, of in ((client.rank, ["i1", "i2"]), (client.recommend, 2)):
+        told = asked("u1", of, explain=True)
+        assert keys(told["explanation"]) == keys_of("Explanation")
+        assert [keys(one["explanation"]) for one in told["items"]] == [
+            keys_of("ItemExplanation")
+        ] * 2
+        assert "explanation" not in asked("u1", of, explain=False)
+
+
 @pytest.mark.parametrize(
     "name", ["RankAnswer", "ScoredItem", "AppendAnswer", "RejectedRecord", "VersionsAnswer",
              "ServedVersion", "PinAnswer", "Explanation", "ItemExplanation", "WeighedEvent"]

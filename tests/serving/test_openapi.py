@@ -1,6 +1,7 @@
 """docs/openapi.json is what the server says of itself, and says it whole."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,18 @@ def test_every_answer_says_which_headers_it_carries(described):
     own = {"401": "WWW-Authenticate", "429": "Retry-After", "503": "Retry-After"}
     for where, operation in operations(described):
         for status, answer in operation["responses"].items():
-            assert set(answer["headers"]) == {"X-Request-Id", own.get(status, "X-Request-Id")}, (
-                where,
-                status,
-            )
+            expected = {"X-Request-Id", own.get(status, "X-Request-Id")}
+            if status == "200" and where in ("post /v1/rank", "post /v1/recommend"):
+                expected.add("Server-Timing")
+            assert set(answer["headers"]) == expected, (where, status)
+
+
+def test_rankings_are_timed_as_the_document_says(site, described):
+    for path, more in (("/v1/rank", {"items": ["i1"]}), ("/v1/recommend", {})):
+        answers = described["paths"][path]["post"]["responses"]
+        schema = answers["200"]["headers"]["Server-Timing"]["schema"]
+        answer = site.http.post(path, json={"user": "u1", **more})
+        assert re.search(schema["pattern"], answer.headers["Server-Timing"])
 
 
 def test_every_request_body_has_an_example_and_a_name(described):
