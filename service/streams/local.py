@@ -3,12 +3,14 @@
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import Field
 
 from service.errors import StreamError
+from service.remedies import remedied
 from service.settings import Section
 from service.streams.frames import bodies
 from service.streams.keyed import dealt
@@ -70,7 +72,7 @@ class LocalStream:
         keys: Sequence[bytes] | None = None,
     ) -> int:
         """As Stream.append. All payloads of a call are kept, or none of them; keys are not kept."""
-        log = self._topic(topic).partition(partition)
+        log = self._partition(topic, partition)
         self._syncer.check()
         if not payloads:
             return log.bounds()[1]
@@ -78,8 +80,8 @@ class LocalStream:
             offset = log.append(bodies(payloads, _times(append_ms, len(payloads))))
         except OSError as error:
             raise StreamError(
-                f"append to {self.root / topic} failed: {error}; none of its {len(payloads)} "
-                "records was kept"
+                f"append to {self.root / topic} failed: {remedied(error) or error}; none of its "
+                f"{len(payloads)} records was kept"
             ) from error
         self._syncer.notice()
         return offset
@@ -98,11 +100,11 @@ class LocalStream:
 
     def read(self, topic: str, partition: int, offset: int, max_records: int) -> list[Record]:
         """As Stream.read. The CRC of every frame is checked."""
-        return self._topic(topic).partition(partition).read(offset, max_records)
+        return self._partition(topic, partition).read(offset, max_records)
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """As Stream.bounds."""
-        return self._topic(topic).partition(partition).bounds()
+        return self._partition(topic, partition).bounds()
 
     def drained(self, topic: str, partition: int, offset: int) -> bool:
         """As Stream.drained."""
@@ -161,10 +163,16 @@ class LocalStream:
         with self._lock:
             if name not in self._topics:
                 settings = self.settings
-                self._topics[name] = Topic(
-                    self.root, name, settings.partitions, settings.segment_bytes
-                )
+                with _opening(self.root / name):
+                    self._topics[name] = Topic(
+                        self.root, name, settings.partitions, settings.segment_bytes
+                    )
             return self._topics[name]
+
+    def _partition(self, topic: str, number: int) -> Partition:
+        opened = self._topic(topic)
+        with _opening(self.root / topic):
+            return opened.partition(number)
 
     def _opened(self) -> list[Partition]:
         with self._lock:
@@ -174,6 +182,17 @@ class LocalStream:
     def _sync(self) -> None:
         for partition in self._opened():
             partition.sync()
+
+
+@contextmanager
+def _opening(topic: Path) -> Iterator[None]:
+    """What the disk refuses is an error of the stream: who follows the log asks again."""
+    try:
+        yield
+    except OSError as error:
+        raise StreamError(
+            f"topic {topic} cannot be opened or made: {remedied(error) or error}"
+        ) from error
 
 
 def _times(append_ms: int | Sequence[int] | None, count: int) -> int | list[int]:

@@ -4,7 +4,6 @@ The seam between versions and disks. Names are relative to the root, with `/` be
 """
 
 import contextlib
-import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +13,7 @@ from typing import Protocol
 import fsspec
 
 from service.errors import SettingsError
+from service.remedies import remedied
 from service.versions.formats import Part
 from service.versions.objects import FsspecStorage
 
@@ -81,26 +81,14 @@ def open_storage(url: str | Path, steps: Steps) -> Storage:
     return FsspecStorage(filesystem, root, steps)
 
 
-_REMEDIES = {
-    errno.ENOSPC: "free some space there",
-    errno.EDQUOT: "free some space there, or raise the quota",
-    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
-    errno.EROFS: "mount it for writing",
-    errno.EACCES: "let the user of this process read and write there",
-    errno.EPERM: "let the user of this process write there, and use a filesystem with hard links",
-    errno.EIO: "look at the system's log: the disk may be failing",
-}
-
-
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
     """Add path and remedy to what the system says."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _REMEDIES:
+        if (reason := remedied(error)) is None:
             raise
-        reason = f"{os.strerror(error.errno)}; {_REMEDIES[error.errno]}"
         raise OSError(error.errno, reason, error.filename or str(path)) from error
 
 
