@@ -49,3 +49,26 @@ def allowed_rows(allowed: Any, rows: Any, out: Any) -> None:
         for f in range(width):
             if value_F[f] and features[r * np.uint64(width) + np.uint64(f)] != value_F[f]:
                 out[i] = False
+
+
+@njit(cache=True, nogil=True)
+def rows_allowed(allowed: Any, first: Any, end: Any, out: Any) -> Any:
+    """Write those of the rows first..end-1 that may be found, in order; how many they are.
+
+    As `allowed_rows`, and faster where few are: of most rows the set alone is looked at.
+    """
+    set_R, _, _, wanted_S, _, _, unknown = allowed
+    found, one = 0, np.empty(1, np.bool_)
+    for r in range(first, min(end, len(set_R))):
+        known = set_R[r]
+        out[found] = r
+        found += unknown if known == 0 else wanted_S[known - 1]
+    kept = 0
+    for i in range(found):
+        allowed_rows(allowed, out[i : i + 1], one)
+        out[kept] = out[i]
+        kept += one[0]
+    for r in range(max(first, len(set_R)), end):
+        out[kept] = r
+        kept += unknown
+    return kept

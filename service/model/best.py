@@ -6,6 +6,10 @@ are looked at: whether they may be found and are not excluded, and then their lo
 everywhere (`scans.dot`). So what is found is, to the bit, what
 sorting every logit would find, of equal ones the first rows.
 
+Where few rows may be found, as with a selective filter, that comes first: the threshold would rise
+slowly, and most rows above it would have been computed for nothing. How many pass is counted as
+rows are looked at, so that a part of the catalogue that a filter likes is searched the other way.
+
 The bound. With x the row as it decodes, |x_d| <= m = |bias| + 255 scale, and u the user's vector,
 `u_d = t q_d + e_d` with whole q_d: the product differs from `t scale sum(c_d q_d) + bias sum(u_d)`
 by at most `255 scale sum|e_d|`, and by float32 roundings of which each is at most 2^-24 of
@@ -24,7 +28,7 @@ from numba import njit
 from kernels.crew import Crew
 from kernels.row_codes.cpu import half
 from kernels.row_dots import lanes_above, sums_of_codes, sums_of_codes4
-from service.model.allowed import Allowed, allowed_rows
+from service.model.allowed import Allowed, allowed_rows, rows_allowed
 from service.model.scans import dot, mean_of_codes
 from service.model.vectors import INT4, INT8, Table
 
@@ -34,6 +38,10 @@ Longs = npt.NDArray[np.int64]
 BLOCK = 1024
 """Rows whose bounds are computed together; a multiple of 16."""
 _LANES = 16
+FEW = 12
+"""Rows are asked first whether they may be found while fewer than one in so many do."""
+_LATELY = 16 * BLOCK
+"""Of so many rows looked at."""
 _PART = 32
 """Weights that are multiplied at a time."""
 _MOST = 2**31 - 1
@@ -127,10 +135,24 @@ def _scan(
     sums, added = np.zeros(BLOCK, np.int32), np.zeros(BLOCK, np.float32)
     room = count + count // 2 + 4 * _LANES
     rows, logits = np.empty(room, np.int64), np.empty(room, np.float32)
-    group_rows = np.empty(_LANES, np.int64)
-    held, threshold = 0, np.float32(-np.inf)
+    group_rows, block_rows = np.empty(_LANES, np.int64), np.empty(BLOCK, np.int64)
+    block_logits = np.empty(BLOCK, np.float32)
+    held, threshold, looked, passed = 0, np.float32(-np.inf), 0, 0
     for base in range(first, min(end, len(inverse)), BLOCK):
         size = min(BLOCK, len(inverse) - base)
+        if looked > _LATELY:
+            looked, passed = looked // 2, passed // 2
+        if looked >= BLOCK and passed * FEW < looked:
+            some = _passing(allowed, excluded, base, base + size, block_rows)
+            looked, passed = looked + size, passed + some
+            _logits(table, inverse, prior, codes, of_codes, user, block_rows[:some], block_logits)
+            for i in range(some):
+                if block_logits[i] > threshold:
+                    rows[held], logits[held] = block_rows[i], block_logits[i]
+                    held += 1
+                    if held > room - _LANES:
+                        held, threshold = _keep(rows, logits, held, count)
+            continue
         if len(of_codes):
             _add_block(codes, of_codes, base, added[:size])
         if coded:
@@ -151,6 +173,7 @@ def _scan(
             if above == 0:
                 continue
             _show(allowed, excluded, base + group, group_rows, shown)
+            looked, passed = looked + _LANES, passed + shown.sum()
             for lane in range(_LANES):
                 if not (above >> lane) & 1 or not shown[lane]:
                     continue
@@ -215,6 +238,38 @@ def _bound_block(
         product = wide * (np.float32(sums[i]) * step) + low * total + added[i]
         slack = abs(wide) * per_scale + abs(low) * per_bias + abs(added[i]) * rounding
         bound[i] = (product + slack) * inverse[i] + (prior[i] + abs(prior[i]) * rounding)
+
+
+@njit(cache=True, nogil=True)
+def _passing(allowed: Any, excluded: Any, first: Any, end: Any, rows: Any) -> Any:
+    """Write those of the rows first..end-1 that may be found and are not excluded, in order; how
+    many they are."""
+    count, kept = rows_allowed(allowed, max(first, 1), end, rows), 0
+    place = np.searchsorted(excluded, first)
+    for i in range(count):
+        while place < len(excluded) and excluded[place] < rows[i]:
+            place += 1
+        rows[kept] = rows[i]
+        kept += place == len(excluded) or excluded[place] != rows[i]
+    return kept
+
+
+@njit(cache=True, nogil=True)
+def _logits(
+    table: Any, inverse: Any, prior: Any, codes: Any, of_codes: Any, user: Any, rows: Any, out: Any
+) -> None:
+    """Logits of some rows."""
+    kind, data, scale, bias, row_bytes, width = table
+    data_at, user_at = np.uint64(data.ctypes.data), np.uint64(user.ctypes.data)
+    coded, wide, low = kind in (INT8, INT4), np.float32(0), np.float32(0)
+    for i in range(len(rows)):
+        row = np.uint64(rows[i])
+        if coded:
+            wide, low = half(scale[row]), half(bias[row])
+        product = dot(kind, data_at + row * row_bytes, width, wide, low, user_at)
+        if len(of_codes):
+            product += mean_of_codes(codes, row, of_codes)
+        out[i] = product * inverse[row] + prior[row]
 
 
 @njit(cache=True, nogil=True)

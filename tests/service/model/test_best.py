@@ -113,6 +113,30 @@ def test_items_with_categories_are_found_by_all_of_their_vector() -> None:
     check(rows, torch.randn(16, generator=random), 30)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("share", [0.001, 0.02, 0.2])
+def test_what_a_selective_filter_passes_is_found_wherever_it_lies(
+    precision: str, share: float
+) -> None:
+    """Scattered, then all of a part, then scattered: both ways to search, and from one to other."""
+    random, make, categories = torch.Generator().manual_seed(3), np.random.default_rng(3), 16
+    count = 40_000
+    slot = slot_of(torch.randn(count, 16, generator=random), precision)
+    spoken = Categories(6, categories)
+    with torch.no_grad():
+        spoken.weight.copy_(torch.randn(8, categories, generator=random))
+    codes = torch.randint(0, 8, (count, SLOTS), generator=random, dtype=torch.int16)
+    sets = 1 + (make.random(count) < share).astype(np.int32)
+    sets[15_000:20_000], sets[39_990:] = 2, 0
+    allowed = Allowed(
+        sets, np.full(count, 101), NONE, np.array([False, True]), NONE, 100, unknown=True
+    )
+    user, excluded = torch.randn(16, generator=random), np.sort(make.integers(0, count, 300))
+    for rows in (ItemRows(slot, PRIOR), ItemRows(replace(slot, categories=codes), PRIOR, spoken)):
+        for found in (1, 100):
+            check(rows, user, found, allowed, excluded)
+
+
 @pytest.mark.parametrize("width", [16, 100, 512])
 def test_a_bound_is_above_the_logit_and_close(width: int) -> None:
     random = torch.Generator().manual_seed(width)
