@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-stack test-long lint format audit peers
+.PHONY: help demo test test-stack test-long lint format audit peers alternatives
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -57,6 +57,12 @@ $(PEERS)/torchrec/installed: benchmarks/peers/requirements-torchrec.txt
 	@$(@D)/bin/pip install --quiet --only-binary torch 'torch==$(TORCH)+cpu' 2>/dev/null \
 		|| $(@D)/bin/pip install --quiet 'torch==$(TORCH)'
 	@$(@D)/bin/pip install --quiet --no-deps -r $< && touch $@
+
+alternatives: $(PEERS)/serving/installed  ## other ways to serve rankings, for `benchmarks.alternatives` (300 MB)
+
+$(PEERS)/serving/installed: benchmarks/peers/requirements-serving.txt $(INSTALLED)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(@D) -r $<
+	@touch $@
 
 # torch's CPU build is a tenth of the CUDA build: taken where pip finds it, and not missed elsewhere.
 $(INSTALLED): pyproject.toml constraints.txt

@@ -40,6 +40,8 @@ class Live:
 
     folder: DataFolder
     port: int
+    pid: int = 0
+    """Of the server's process."""
 
     @property
     def url(self) -> str:
@@ -75,6 +77,7 @@ def served(folder: DataFolder, **serving: Any) -> Iterator[Live]:
                 if time.monotonic() > deadline:
                     raise CheckFailed(f"the server was not ready in time; see {server.log}")
                 time.sleep(0.05)
+        live.pid = server.pid
         yield live
 
 
