@@ -35,10 +35,11 @@ import torch
 from benchmarks import report
 from benchmarks.report import CheckFailed, Figure
 from kernels.rows import Adagrad
+from service.device import ON_CPU, Device, chosen
 from service.histories.local import Events, LocalHistories
 from service.model.network import Network
 from service.store import EmbeddingTable
-from trainer.device import Device, chosen, moved, placed
+from trainer.device import moved, placed
 from trainer.examples import batches
 from trainer.learner import Learner
 
@@ -307,7 +308,7 @@ def kernel_seconds(trained: Trained, events: Events) -> float:
 
 def measure(device: str, quick: bool, precision: str = "float32") -> dict[str, Any]:
     """Every figure by size; in under a minute on a GPU, `left_out` naming what found no time."""
-    where, began = chosen(device), time.monotonic()
+    where, began = chosen(device, "--device"), time.monotonic()
     on_gpu = where.torch.type == "cuda"
     result: dict[str, Any] = {
         "device": torch.cuda.get_device_name(where.torch) if on_gpu else "cpu",
@@ -328,7 +329,7 @@ def check(device: str) -> None:
     """The device learns what the CPU learns."""
     shape = Shape(window=16, dim=16, events=32, rows=512, blocks=2, users=6)
     losses = []
-    for where in (chosen(device), chosen("cpu")):
+    for where in (chosen(device, "--device"), ON_CPU):
         trained = Trained(shape, where, "float32")
         for _ in range(shape.blocks):
             trained.learn(trained.story.block(shape.events))

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from service.device import ON_CPU, Device
 from service.errors import FreshetError, VersionError
 from service.metrics import ServingMetrics
 from service.model.precision import Dense
@@ -51,10 +52,11 @@ class VersionFollower:
         poll_seconds: float,
         readings: Readings | None = None,
         dense: Dense = "fp32",
+        device: Device = ON_CPU,
     ) -> None:
         """readings: where all versions keep the histories that they have read; dense: precision of
-        their products."""
-        self._readings, self._dense = readings, dense
+        their products; device: where these are computed."""
+        self._readings, self._dense, self._device = readings, dense, device
         self.refusals = Refusals(metrics)
         self.standing = Standing()
         self._manifests: dict[int, Manifest] = {}
@@ -223,7 +225,7 @@ class VersionFollower:
     def _load(self, manifest: Manifest) -> None:
         """Load a whole version aside and swap it in."""
         snapshot = Snapshot.read(self._directory, manifest.number)
-        ranker = Ranker(snapshot, self._readings, self._dense)
+        ranker = Ranker(snapshot, self._readings, self._dense, self._device)
         if self._dense == "auto":
             log.info("products are computed in %s, as is fastest here", ranker.dense)
             self._dense = ranker.dense

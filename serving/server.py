@@ -33,7 +33,7 @@ from serving.limits import LimitSettings
 from serving.pages import Pages
 from serving.problems import Problem
 from serving.remote import RemoteHistories
-from serving.settings import ServingSettings
+from serving.settings import ServingSettings, computing
 from serving.sources import HistorySource
 
 
@@ -62,7 +62,7 @@ class Server:
         self.engine = Engine(tables, self.settings.queue_limit, self.settings.deadline_seconds)
         self.follower = VersionFollower(
             self.directory, self.engine, self.metrics, self.settings.poll_seconds, self.readings,
-            self.settings.dense,
+            self.settings.dense, computing(self.settings),
         )  # fmt: skip
         self.redis = redis_of(settings)
         self.histories = self._source(kept)
@@ -151,7 +151,7 @@ class Server:
             "compute": {
                 "rows": served.rows if served else None,
                 "dense": served.ranker.dense if served else None,
-                "device": "cpu",
+                "device": str(served.ranker.device) if served else None,
                 "threads": torch.get_num_threads(),
             },
         }

@@ -1,8 +1,12 @@
 """The `[serving]` section of the settings file."""
 
+from typing import Literal
+
 from pydantic import Field
 
-from service.model.precision import Dense
+from service.device import Device, chosen
+from service.errors import SettingsError
+from service.model.precision import Dense, on
 from service.settings import Section
 
 
@@ -21,6 +25,8 @@ class ServingSettings(Section):
     dense: Dense = "auto"
     """Precision of the layers' matrix products: fp32, bf16, int8, or auto, the one that measures
     fastest on this machine when the first version is loaded, of those that are exact enough."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the model computes; on a GPU from a copy of the items' rows there."""
     poll_seconds: float = Field(0.2, gt=0)
     """How often the version directory is looked at."""
     history_poll_seconds: float = Field(0.01, gt=0)
@@ -58,3 +64,14 @@ class ServingSettings(Section):
     """Longest time that a request body may take to arrive; then the answer is 408."""
     drain_seconds: float = Field(0.5, ge=0)
     """Time between "not ready" and the last request taken, so that balancers notice."""
+
+
+def computing(settings: ServingSettings) -> Device:
+    """Where models compute. Raises SettingsError where that is not to be had."""
+    device = chosen(settings.device, "serving.device")
+    if settings.dense not in ("auto", *on(device)):
+        raise SettingsError(
+            f"setting serving.dense = {settings.dense!r} runs on the CPU alone; set it to "
+            f'{", ".join(on(device))} or auto, or serving.device to "cpu"'
+        )
+    return device

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from service.action_types import ActionTypes
+from service.device import chosen
 from service.errors import SettingsError
 from service.histories.erased import Erased
 from service.histories.local import LocalHistories
@@ -24,7 +25,6 @@ from service.store.settings import CapSettings, SlotSettings
 from service.streams import Stream
 from service.versions import VersionDirectory
 from trainer.candidates import Standard
-from trainer.device import chosen
 from trainer.gate import Gate
 from trainer.gate_settings import GateSettings
 from trainer.inspection import Inspection
@@ -65,7 +65,7 @@ class Plan:
         self.store = settings.section("store", StoreSettings)
         self.gate = settings.section("gate", GateSettings)
         self.item = self.store.item.model_copy(update={"dim": self.model.dim})
-        self.device = chosen(self.trainer.device)
+        self.device = chosen(self.trainer.device, "trainer.device")
         if self.device.backend == "triton" and self.item.optimizer not in ("adagrad", "adam"):
             raise SettingsError(
                 f"setting store.item.optimizer = {self.item.optimizer!r} runs on the CPU alone; "

@@ -1,47 +1,17 @@
-"""Where model and item table live, and how a batch gets there.
+"""How a batch gets to where model and item table live.
 
 Histories, ids, the joiner and everything that reads the stream stay on the CPU.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from service.errors import SettingsError
-
 T = TypeVar("T")
-CPU = torch.device("cpu")
-
-
-class Device(NamedTuple):
-    """What the setting `device` chooses."""
-
-    torch: torch.device
-    backend: str
-    """Of the item table."""
-
-
-def chosen(name: str) -> Device:
-    """The device of a setting: `cpu`, or `cuda`, which is the CPU under TRITON_INTERPRET=1.
-
-    Raises SettingsError where there is no GPU.
-    """
-    if name == "cpu":
-        return Device(CPU, "numba")
-    if torch.cuda.is_available():
-        # With its number, as every tensor that is put there has it.
-        return Device(torch.device("cuda", torch.cuda.current_device()), "triton")
-    if _interpreted():
-        return Device(CPU, "triton")
-    raise SettingsError(
-        f"setting trainer.device = {name!r}, but torch {torch.__version__} finds no GPU; set it to "
-        '"cpu", install torch with CUDA and a driver, or set TRITON_INTERPRET=1 before the start '
-        "to run the kernels slowly on the CPU"
-    )
 
 
 def placed(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
@@ -95,15 +65,6 @@ def repacked(value: T, send: Callable[[Tensor], Tensor]) -> T:
 def _padded(flat_N: Tensor) -> Tensor:
     """Up to a whole number of 16 bytes: Triton compiles a kernel anew for pointers that are not."""
     return torch.nn.functional.pad(flat_N, (0, -len(flat_N) % (16 // flat_N.element_size())))
-
-
-def _interpreted() -> bool:
-    """Whether Triton is there and was imported, or will be, to interpret its kernels."""
-    try:
-        from kernels.gpu import INTERPRETED
-    except ImportError:
-        return False
-    return INTERPRETED
 
 
 def _tensors(value: Any) -> Sequence[Tensor]:

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from service.device import CPU
 from service.histories.rings import Longs
 from service.model.network import Network
 from service.model.watching import watching
 from service.store import EmbeddingTable
 from trainer.calibration import Calibrator, Heard
 from trainer.categories import ItemCategories
-from trainer.device import CPU, distinct, placed, sent
+from trainer.device import distinct, placed, sent
 from trainer.examples import Batch
 from trainer.moments import Moments, Sample
 from trainer.negatives import NegativePool

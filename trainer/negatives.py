@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from service.device import CPU
 from service.histories.rings import Longs
-from trainer.device import CPU, placed
+from trainer.device import placed
 
 UNSEEN = 0.5
 """Occurrences granted to an item that is not in the pool: its first positive is no miracle."""

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from service.device import CPU
 from service.histories.rings import Longs
-from trainer.device import CPU, placed
+from trainer.device import placed
 
 RESCALE = 2.0**500
 """Origins move when the power of the present is above this: every 500 half-lives."""

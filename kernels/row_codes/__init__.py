@@ -88,7 +88,7 @@ def gather_decode(
 
 
 def _triton(codes: Codes | Tensor, rows_N: Tensor, dtype: torch.dtype) -> Tensor:
-    # Imported on demand: a server has no triton.
+    # Imported on demand: a server on a CPU has no triton.
     from kernels.row_codes import gpu
 
     return gpu.gather_decode(codes, rows_N, dtype)

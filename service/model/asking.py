@@ -13,6 +13,7 @@ keys, V width of values, D model width, A action types.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -25,6 +26,7 @@ from torch.nn.functional import layer_norm, normalize, silu
 
 from kernels.attention import Events, Rows
 from kernels.attention.buckets import distance_bucket_of, time_bucket_of
+from service.device import CPU
 from service.histories.rings import Longs
 from service.model.layer import EPS, FORMS, Layer
 from service.model.network import Network
@@ -123,6 +125,8 @@ class Answer(NamedTuple):
 class Asks(Protocol[Kind]):
     """What a ranker needs of a network: it reads a history once and asks it any number of times."""
 
+    network: Network
+    """Where it computes: the ranker's own, or a copy on another device."""
     extends: bool
     """Whether what was read can be extended by new events."""
 
@@ -151,23 +155,25 @@ class Asker:
     """A network laid out for asking.
 
     precision: of matrix products, float32, bfloat16 or int8; what is kept is bfloat16 in the second
-    case, else float32. codes: those that the snapshot has weights of the network as. Raises
+    case, else float32. codes: those that the snapshot has weights of the network as. device: where
+    it computes, by a copy of the network, and keeps what it read; answers are on the CPU. Raises
     ValueError for a network of another form than ours.
     """
 
     extends = True
 
     def __init__(
-        self, network: Network, precision: torch.dtype = torch.float32, codes: Codes | None = None
-    ) -> None:
+        self, network: Network, precision: torch.dtype = torch.float32, codes: Codes | None = None,
+        device: torch.device = CPU,
+    ) -> None:  # fmt: skip
         require_ours(network)
-        self.network, self.precision = network, precision
+        self.network, self.precision, self._device = _copied(network, device), precision, device
         self._passed, self._codes = passed(precision), codes or {}
         settings = network.settings
         self._heads, self._length = settings.heads, settings.window
         self._k, self._v = settings.qk_width, settings.v_width
         self._alpha = float(settings.qk_width**-0.5)
-        self._layers = [self._weights(*each) for each in enumerate(network.hstu._stack())]
+        self._layers = [self._weights(*each) for each in enumerate(self.network.hstu._stack())]
 
     def read(self, seen: Seen, vectors_ND: Tensor, kept: Kept | None = None) -> Kept:
         """Read a history, or what it has beyond the one that is kept already."""
@@ -175,7 +181,8 @@ class Asker:
         new = seen.since(first)
         if not len(new):
             return replace(kept, seen=seen) if kept is not None else self._nothing(seen)
-        x_ND = self.network.tokens.history(window_of(new), vectors_ND)
+        window = window_of(new, self._device)
+        x_ND = self.network.tokens.history(window, vectors_ND.to(self._device))
         last_D, keys, values = x_ND[-1].clone(), [], []  # not a view: that would keep all tokens
         for number, weights in enumerate(self._layers):
             old = None if kept is None else (kept.keys[number], kept.values[number])
@@ -185,7 +192,7 @@ class Asker:
             values.append(v_HTV)
             if number + 1 < len(self._layers):
                 bias_NT = _biases(seen.at_ms_T, first, weights.near, weights.when)
-                attended_NHV = self._attended(q, k_HTK, v_HTV, torch.from_numpy(bias_NT))
+                attended_NHV = self._attended(q, k_HTK, v_HTV, self._here(bias_NT))
                 x_ND = x_ND + self._mixed(attended_NHV, u, weights)
         return Kept(seen, tuple(keys), tuple(values), last_D)
 
@@ -211,23 +218,24 @@ class Asker:
                     bias_T = _bias(one.kept.seen.at_ms_T, one.at_ms, weights.near, weights.when)
                     out_RHV[first:end] += self._attended(
                         q[first:end], one.kept.keys[number], one.kept.values[number],
-                        torch.from_numpy(bias_T).unsqueeze(0),
+                        self._here(bias_T).unsqueeze(0),
                         None if weighed is None else weighed[place],
                     )  # fmt: skip
             x_RD = x_RD + self._mixed(out_RHV, u, weights)
         users_BD = normalize(x_RD[bounds[:-1]], eps=1e-6)
         heads = self.network.actions
-        logits_RA = heads(layer_norm(x_RD, x_RD.shape[1:], eps=1e-6))
+        logits_RA = heads(layer_norm(x_RD, x_RD.shape[1:], eps=1e-6)).cpu()
         return [
             Answer(user_D, logits_RA[first + 1 : end])
-            for user_D, first, end in zip(users_BD, bounds[:-1], bounds[1:], strict=True)
+            for user_D, first, end in zip(users_BD.cpu(), bounds[:-1], bounds[1:], strict=True)
         ]
 
     def _tokens(self, asked: Sequence[Asked[Kept]]) -> tuple[Tensor, list[int]]:
         """Tokens of all rows, each request's query first; where requests begin, and the end."""
         tokens, bounds, parts = self.network.tokens, [0], []
         for one in asked:
-            parts += [_query(self.network, one.kept, one.at_ms), one.items_CD * tokens.scale]
+            items_CD = one.items_CD.to(self._device)
+            parts += [_query(self.network, one.kept, one.at_ms), items_CD * tokens.scale]
             parts[-1] += tokens.pending + _hour_row(tokens.ask_hour, one.at_ms)
             bounds.append(bounds[-1] + 1 + len(one.items_CD))
         return torch.cat(parts), bounds
@@ -263,7 +271,8 @@ class Asker:
             weights = torch.baddbmm(of_rows, q_HRK[:, some], k_HKT, alpha=self._alpha)
             out.append(torch.bmm(silu(weights, inplace=True), v_HTV))
             if weighed_RT is not None:
-                weighed_RT[some] += (weights.abs() * v_HTV.norm(dim=2).unsqueeze(1)).sum(0)
+                share_RT = (weights.abs() * v_HTV.norm(dim=2).unsqueeze(1)).sum(0)
+                weighed_RT[some] += share_RT.to(weighed_RT.device)
         whole_HRV = out[0] if len(out) == 1 else torch.cat(out, 1)
         return whole_HRV.transpose(0, 1)
 
@@ -273,9 +282,14 @@ class Asker:
         return weights.output(gated).float()
 
     def _nothing(self, seen: Seen) -> Kept:
-        empty = torch.zeros(self._heads, 0, self._k), torch.zeros(self._heads, 0, self._v)
-        keys, values = ((one.to(self._passed),) * len(self._layers) for one in empty)
-        return Kept(seen, keys, values, None)
+        def none(width: int) -> tuple[Tensor, ...]:
+            empty = torch.zeros(self._heads, 0, width, dtype=self._passed, device=self._device)
+            return (empty,) * len(self._layers)
+
+        return Kept(seen, none(self._k), none(self._v), None)
+
+    def _here(self, bias: Floats) -> Tensor:
+        return torch.from_numpy(bias).to(self._device)
 
     def _weights(self, number: int, layer: Layer) -> _Weights:
         def made(part: str) -> Product:
@@ -284,7 +298,7 @@ class Asker:
 
         def table(biases: Tensor | None) -> Floats:
             assert biases is not None
-            values: Floats = biases.detach().numpy()
+            values: Floats = biases.detach().cpu().numpy()
             return values
 
         assert layer.self_bias is not None
@@ -314,19 +328,27 @@ def require_ours(network: Network) -> None:
         raise ValueError("only layers of form freshet with SiLU weights can be asked this way")
 
 
-def window_of(seen: Seen) -> Window:
+def window_of(seen: Seen, device: torch.device = CPU) -> Window:
     """The window as the tokens take it, each event with an item vector of its own."""
-    count = len(seen)
-    events = Events(torch.tensor([0, count]), torch.from_numpy(seen.at_ms_T))
-    before_T = torch.from_numpy(seen.before_ms_T)
-    return Window(events, torch.arange(count), torch.from_numpy(seen.action_T), before_T)
+    count = torch.tensor([0, len(seen)], device=device)
+    columns = (seen.at_ms_T, seen.action_T, seen.before_ms_T)
+    at_T, action_T, before_T = (torch.from_numpy(column).to(device) for column in columns)
+    return Window(Events(count, at_T), torch.arange(len(seen), device=device), action_T, before_T)
+
+
+def _copied(network: Network, device: torch.device) -> Network:
+    """The network itself on the CPU, else a copy on the device."""
+    return network if device.type == "cpu" else deepcopy(network).to(device)
 
 
 def _query(network: Network, kept: Kept, at_ms: int) -> Tensor:
     """The query's token, [1, D]."""
-    limit, at = torch.tensor([min(len(kept.seen), 1)]), torch.tensor([at_ms])
-    rows = Rows(torch.tensor([0, 1]), limit, limit, at)
-    events = Events(torch.tensor([0, len(limit)]), torch.from_numpy(kept.seen.at_ms_T[-1:]))
+    device = network.tokens.start.device
+    limit, at, first = (
+        torch.tensor(given, device=device) for given in ([min(len(kept.seen), 1)], [at_ms], [0, 1])
+    )
+    rows = Rows(first, limit, limit, at)
+    events = Events(first, torch.from_numpy(kept.seen.at_ms_T[-1:]).to(device))
     x_TD = network.tokens.start[:0] if kept.last_D is None else kept.last_D.unsqueeze(0)
     return network.tokens.query(x_TD, rows, events)
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from kernels.crew import Crew
 from kernels.key_index import RESERVED_KEY, key_index
 from kernels.reserved import Reserved
+from kernels.row_codes import Codes
 from service.actions import Id
 from service.model.allowed import EVERYTHING, Allowed
 from service.model.best import Best, best_rows
@@ -135,11 +136,22 @@ class ItemRows:
     def gather(self, rows_C: Tensor) -> Tensor:
         """The vectors of items by row, [C, D]."""
         own_CD = self._vectors.gather(rows_C)
-        if not self._coded or self._categories is None:
+        codes_CK = self.categories_of(rows_C)
+        if codes_CK is None or self._categories is None:
             return own_CD
-        codes_RK = torch.from_numpy(self._codes.flat).view(-1, SLOTS)
-        vectors_CD: Tensor = self._categories(own_CD, codes_RK.index_select(0, rows_C).int())
+        vectors_CD: Tensor = self._categories(own_CD, codes_CK)
         return vectors_CD
+
+    def codes(self) -> Codes | Tensor:
+        """The vectors of all rows as they are kept; true until the next `apply`."""
+        return self._vectors.codes()
+
+    def categories_of(self, rows_C: Tensor) -> Tensor | None:
+        """The codes of rows' categories, int32 [C, K]; None while no row has any."""
+        if not self._coded:
+            return None
+        codes_RK = torch.from_numpy(self._codes.flat).view(-1, SLOTS)
+        return codes_RK.index_select(0, rows_C).int()
 
     def unknown(self, codes_NK: Tensor) -> Tensor:
         """The vectors [N, D] of items without a row, by the codes of their categories."""

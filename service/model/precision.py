@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from service.device import ON_CPU, Device
 from service.model.asking import Answer, Asked, Asker, Asks, Seen, is_ours
 from service.model.compiled import CompiledAsker
 from service.model.network import Network
@@ -44,7 +45,14 @@ class Measured(NamedTuple):
     vector, or of the logits."""
 
 
-def chosen(network: Network, wanted: Dense, codes: Codes | None = None) -> Dense:
+def on(device: Device) -> list[Dense]:
+    """The precisions that there are on a device: bytes are multiplied on a CPU alone."""
+    return [name for name in PRECISIONS if device.backend == "numba" or name != "int8"]
+
+
+def chosen(
+    network: Network, wanted: Dense, codes: Codes | None = None, device: Device = ON_CPU
+) -> Dense:
     """The name of the precision; `auto` measures. Networks of other forms have float32 alone.
 
     codes: those that the snapshot has weights of the network as.
@@ -53,19 +61,21 @@ def chosen(network: Network, wanted: Dense, codes: Codes | None = None) -> Dense
         return "fp32"
     if wanted != "auto":
         return wanted
-    measured = measure(network, codes)
+    measured = measure(network, codes, device)
     told = (f"{name} {1e3 * m.seconds:.2f} ms, off by {m.loss:.1e}" for name, m in measured.items())
     log.info("a ranking of %d candidates takes: %s", CANDIDATES, "; ".join(told))
     return fastest(measured)
 
 
-def asker_of(network: Network, dense: Dense, codes: Codes | None = None) -> Asks[Any]:
-    """Asks a network in a precision; one of another form by its own layers."""
+def asker_of(
+    network: Network, dense: Dense, codes: Codes | None = None, device: Device = ON_CPU
+) -> Asks[Any]:
+    """Asks a network in a precision; one of another form by its own layers, on the CPU."""
     if not is_ours(network):
         return PlainAsker(network)
-    if dense == "fp32":
+    if dense == "fp32" and device == ON_CPU:
         return CompiledAsker(network)
-    return Asker(network, PRECISIONS[dense], codes)
+    return Asker(network, PRECISIONS[dense], codes, device.torch)
 
 
 def fastest(measured: Mapping[Dense, Measured]) -> Dense:
@@ -81,14 +91,16 @@ def fastest(measured: Mapping[Dense, Measured]) -> Dense:
 
 
 @torch.inference_mode()
-def measure(network: Network, codes: Codes | None = None) -> dict[Dense, Measured]:
+def measure(
+    network: Network, codes: Codes | None = None, device: Device = ON_CPU
+) -> dict[Dense, Measured]:
     """Every precision by the same ranking for a full history of random items; they take turns."""
     settings, make = network.settings, torch.Generator().manual_seed(0)
     events, nothing = settings.window, np.zeros(settings.window, np.int64)
     seen = Seen(nothing, nothing, np.arange(events), -1)
     history_TD = torch.randn(events, settings.dim, generator=make)
     items_CD = torch.randn(CANDIDATES, settings.dim, generator=make)
-    askers = {name: asker_of(network, name, codes) for name in PRECISIONS}
+    askers = {name: asker_of(network, name, codes, device) for name in on(device)}
     asked = {
         name: [Asked(asker.read(seen, history_TD), events, items_CD)]
         for name, asker in askers.items()

@@ -15,14 +15,16 @@ from torch import Tensor
 
 from kernels.reserved import Reserved
 from service.action_types import ActionTypes
+from service.device import ON_CPU, Device
 from service.errors import ModelMismatch, VersionError
 from service.histories.local import Histories
 from service.histories.rings import Longs
-from service.model.asking import Answer, Asked, Asker, Asks, Seen
+from service.model.asking import Answer, Asked, Asker, Asks, Seen, is_ours
 from service.model.compiled import CompiledAsker
 from service.model.dense import Model
 from service.model.hstu import window_start
 from service.model.items import ItemRows, RowStep
+from service.model.placed import PlacedRows
 from service.model.precision import Dense, asker_of, chosen
 from service.model.prior import COUNTS, COUNTS_ORIGIN
 from service.model.readings import (
@@ -139,12 +141,14 @@ class Ranker:
     """One version, ready to score. One thread uses it; another may prepare what comes next."""
 
     def __init__(
-        self, snapshot: Snapshot, readings: Readings | None = None, dense: Dense = "fp32"
-    ) -> None:
+        self, snapshot: Snapshot, readings: Readings | None = None, dense: Dense = "fp32",
+        device: Device = ON_CPU,
+    ) -> None:  # fmt: skip
         """Build the model of a whole snapshot. Raises ModelMismatch if its parts do not fit.
 
         readings: where histories that were read are kept; versions may share it. dense: precision
-        of matrix products, `auto` for the one that measures fastest here.
+        of matrix products, `auto` for the one that measures fastest here. device: where networks of
+        our form compute; others do so on the CPU.
         """
         self.number = snapshot.number
         self._readings = Readings(0) if readings is None else readings
@@ -157,9 +161,18 @@ class Ranker:
                 raise ValueError(
                     f"items are {self.items.width} wide, dim is {self.model.settings.dim}"
                 )
-            self.dense: Dense = chosen(self.model.network, dense, self.model.codes)
+            self._device = device if is_ours(self.model.network) else ON_CPU
+            self.dense: Dense = chosen(self.model.network, dense, self.model.codes, self._device)
             self._asker, self._weights = self._laid_out(self.model), object()
+        self._placed = (
+            None if self._device == ON_CPU else PlacedRows(self.items, self._device.torch)
+        )
         self._stamps.extend(len(self.items))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return self._device.torch
 
     def prepare(self, delta: Snapshot) -> Step:
         """Everything about the next version that can be done while this one answers.
@@ -197,8 +210,10 @@ class Ranker:
             self._readings.clear()
         self.model, self.number = step.model, step.number
         self._stamp += 1
-        stamps_R = self._stamps.extend(len(self.items))
-        stamps_R[self.rows(step.rows.touched_keys).numpy()] = self._stamp
+        stamps_R, touched = self._stamps.extend(len(self.items)), self.rows(step.rows.touched_keys)
+        stamps_R[touched.numpy()] = self._stamp
+        if self._placed is not None:
+            self._placed.follow(touched)
         # It is written with every step, and seldom another one.
         same = torch.equal(unknown_D, self.items.gather(torch.zeros(1, dtype=torch.int64)))
         stamps_R[0] = stamps_R[0] if same else self._stamp
@@ -279,7 +294,7 @@ class Ranker:
     def vectors(self, item_keys_C: Longs, codes_of: CodesOf | None = None) -> Tensor:
         """The vectors of items [C, D], as rankings read them."""
         rows_C = self.rows(item_keys_C)
-        return self._vectors(rows_C, self._unseen(item_keys_C, rows_C, codes_of))
+        return self._vectors(rows_C, self._unseen(item_keys_C, rows_C, codes_of)).cpu()
 
     def warm(self) -> None:
         """Run every path once, so that the first request does not pay for compilation."""
@@ -295,7 +310,7 @@ class Ranker:
         self.items.rehearse()
 
     def _laid_out(self, model: Model) -> Asks[Any]:
-        return asker_of(model.network, self.dense, model.codes)
+        return asker_of(model.network, self.dense, model.codes, self._device)
 
     def _unseen(self, keys_N: Longs, rows_N: Tensor, codes_of: CodesOf | None) -> "_Unseen":
         """Those of some items that have no row, but categories."""
@@ -311,9 +326,15 @@ class Ranker:
         return self._vectors(rows_C, unseen) if self.model.has_action_heads else self._nobody
 
     def _vectors(self, rows_C: Tensor, unseen: "_Unseen") -> Tensor:
-        vectors_CD = self.items.gather(rows_C)
-        vectors_CD[unseen.place_V] = unseen.vectors_VD
+        vectors_CD = self._gathered(rows_C)
+        vectors_CD[unseen.place_V] = unseen.vectors_VD.to(vectors_CD.device)
         return vectors_CD
+
+    def _gathered(self, rows_C: Tensor) -> Tensor:
+        """The vectors [C, D] of items by row, where the network computes."""
+        if self._placed is None:
+            return self.items.gather(rows_C)
+        return self._placed.gather(rows_C, self._asker.network.categories)
 
     @property
     def _nobody(self) -> Tensor:
@@ -338,10 +359,11 @@ class Ranker:
             tell(HIT)
             return before
         new = rows_T[known:]
-        vectors_ND = self.items.gather(new)
+        vectors_ND = self._gathered(new)
         if codes_TK is not None:
             places_V = (new == 0).nonzero().squeeze(1)
-            vectors_ND[places_V] = self.items.unknown(codes_TK[known:][places_V])
+            unknown_VD = self.items.unknown(codes_TK[known:][places_V])
+            vectors_ND[places_V] = unknown_VD.to(vectors_ND.device)
         kept = self._asker.read(seen, vectors_ND, None if before is None else before.kept)
         rows = rows_T.numpy()
         reading = Reading(kept, self._weights, rows, codes_TK, self._stamp, distinct(rows))

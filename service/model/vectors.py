@@ -83,7 +83,7 @@ class Vectors:
 
     def gather(self, rows_C: Tensor) -> Tensor:
         """Rows in float32, [C, D]. Raises IndexError for a row that is not there."""
-        return gather_decode(self._codes(), rows_C)
+        return gather_decode(self.codes(), rows_C)
 
     def chunks(self) -> Iterator[tuple[int, Tensor]]:
         """All rows in float32, some at a time, with the number of the first."""
@@ -94,7 +94,7 @@ class Vectors:
         """These, if they can hold such rows as well without rounding; else a copy that can."""
         kinds = {self._kind, _kind(codes)}
         wanted = self._kind if len(kinds) == 1 else INT8 if kinds == {INT4, INT8} else FP32
-        return self if wanted == self._kind else Vectors(_as(self._codes(), wanted))
+        return self if wanted == self._kind else Vectors(_as(self.codes(), wanted))
 
     def parts_of(self, codes: Codes | Tensor) -> Parts:
         """Rows as `apply` takes them; they must fit. Changes nothing.
@@ -117,7 +117,8 @@ class Vectors:
         data_RB = self._data.extend(end).reshape(-1, self._row_bytes)
         return [data_RB, *(c.extend(end) for c in (self._scale, self._bias) if self._kind in _BITS)]
 
-    def _codes(self) -> Codes | Tensor:
+    def codes(self) -> Codes | Tensor:
+        """All rows as they are kept; true until the next `apply`."""
         data_RB = torch.from_numpy(self._data.flat).view(-1, self._row_bytes)
         if self._kind in _FLOATS:
             return data_RB.view(_FLOATS[self._kind])

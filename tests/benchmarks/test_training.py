@@ -12,10 +12,10 @@ import pytest
 
 from benchmarks import training
 from benchmarks.training import PARTS, Shape, Story
+from service.device import ON_CPU
 from service.model.settings import ModelSettings
 from service.settings import Section
 from service.store.settings import SlotSettings
-from trainer.device import chosen
 from trainer.settings import TrainerSettings
 
 SHAPE = Shape(window=16, dim=16, events=48, rows=512, blocks=2, users=12)
@@ -64,7 +64,7 @@ def test_the_stream_is_in_order_has_new_items_all_the_time_and_repeats() -> None
 
 
 def test_every_part_of_a_step_is_measured() -> None:
-    found = training.measured(SHAPE, chosen("cpu"), "float32")
+    found = training.measured(SHAPE, ON_CPU, "float32")
     assert found["actions_per_second"] > 0
     assert found["step_p50_seconds"] <= found["step_p99_seconds"]
     assert found["steps"] >= SHAPE.blocks

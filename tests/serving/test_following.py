@@ -47,6 +47,7 @@ def test_a_new_version_is_served_as_soon_as_it_is_there(site, publish):
     versions = site.client.versions()
     assert versions["available"] == [1, 2]
     assert versions["compute"]["rows"] == "int8"
+    assert versions["compute"]["device"] == "cpu"
     assert versions["served"]["watermark"] == 1_732_096_800.0
 
 

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+from service.device import CPU, Device, chosen
 from service.errors import SettingsError
 from service.settings import Settings
 from tests.trainer.workshop import settings
 from trainer.build import Plan
-from trainer.device import Device, chosen, distinct, repacked, sent
+from trainer.device import distinct, repacked, sent
 from trainer.examples import Batch
 from trainer.seen import by_first_place, seen_mask
 
 ROOT = Path(__file__).parents[2]
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-CPU = torch.device("cpu")
 
 
 def test_in_the_interpreter_it_learns_what_the_cpu_learns_and_resumes(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_in_the_interpreter_it_learns_what_the_cpu_learns_and_resumes(tmp_path: 
 
 
 def test_the_cpu_is_chosen_without_triton() -> None:
-    assert chosen("cpu") == Device(CPU, "numba")
+    assert chosen("cpu", "trainer.device") == Device(CPU, "numba")
 
 
 @NO_GPU
@@ -49,7 +49,7 @@ def test_without_a_gpu_the_setting_is_refused_with_the_remedy() -> None:
 
 
 def test_an_optimizer_of_the_cpu_alone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.build.chosen", lambda _: Device(CPU, "triton"))
+    monkeypatch.setattr("trainer.build.chosen", lambda *_: Device(CPU, "triton"))
     sections = settings(trainer={"device": "cuda"}, store={"item": {"optimizer": "sgd"}})
     with pytest.raises(SettingsError, match=r"store.item.optimizer = 'sgd' runs on the CPU alone"):
         Plan(Settings(sections))
