@@ -34,7 +34,9 @@ class Action(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
 
 
 class Impression(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A list that was shown. `history` is how many events of the user its scoring saw."""
+    """A list that was shown. `history` is how many events of the user its scoring saw,
+    `propensities` the chance of each item to be in the list; without them nothing was left to it.
+    """
 
     request: str
     user: Id

@@ -4,7 +4,7 @@ Shapes: C candidates, T visible events, E events named for an item.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,6 +25,11 @@ class Explained:
 
     whole: Said
     items: Sequence[Said]
+
+    def with_moves(self, moved_N: Sequence[float]) -> "Explained":
+        """And what a draw has added to each item's score."""
+        items = zip(self.items, moved_N, strict=True)
+        return replace(self, items=[{**one, "explored": moved} for one, moved in items])
 
 
 class Basis:

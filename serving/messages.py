@@ -34,6 +34,15 @@ REQUEST = Field(
     description="Request id under which the list is logged; made here if absent",
     examples=["r-5c1"],
 )
+EXPLORE = Field(
+    None,
+    strict=True,
+    ge=0,
+    le=1,
+    description="How far scores are drawn from what they might be, in its standard deviations; "
+    "absent: as the server is set",
+    examples=[0.5],
+)
 CONTEXT = Field(
     None, description="Facts about the request; accepted, not used by the model yet", examples=[{}]
 )
@@ -59,6 +68,7 @@ class RankRequest(_Body):
     )
     at: Seconds | None = AT
     n: Count | None = Field(None, description="Return the best n only", examples=[20])
+    explore: float | None = EXPLORE
     request: RequestId | None = REQUEST
     context: dict[str, Scalar] | None = CONTEXT
 
@@ -79,6 +89,7 @@ class RecommendRequest(_Body):
     diversity: float = Field(
         0.0, strict=True, ge=0, le=1, description="How much items are to differ", examples=[0.3]
     )
+    explore: float | None = EXPLORE
     exclude_seen: bool = Field(
         True, strict=True, description="Leave out items of the user's history"
     )
@@ -122,6 +133,9 @@ class ItemExplanation(_Body):
     events: list[WeighedEvent] | None = Field(
         description="Those that weighed most; null for layers of the published forms"
     )
+    explored: float | None = Field(
+        None, description="What was drawn for its score; only with exploration", examples=[-0.12]
+    )
 
 
 class Explanation(_Body):
@@ -152,6 +166,11 @@ class ScoredItem(_Body):
         examples=[{"click": 0.23}],
     )
     explanation: ItemExplanation | None = Field(None, description="With `?explain=true` only")
+    propensity: float | None = Field(
+        None,
+        description="Chance that the item is in the list; only with exploration, 1 without",
+        examples=[0.83],
+    )
 
 
 class RankAnswer(_Body):

@@ -20,6 +20,7 @@ from serving.access import NOTES
 from serving.body import read_body
 from serving.catalogue import Wanted
 from serving.connections import ASKED, GONE
+from serving.exploration import DIVERSE, draw_of
 from serving.guard import Meter
 from serving.ids import keys_of, user_key
 from serving.messages import (
@@ -85,6 +86,7 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
             _milliseconds(asked.at),
             asked.n,
             _explain(server, request),
+            draw_of(_explore(server, asked), _request_id(request, asked), user_key(asked.user)),
         )
         return await _ranked(server, request, asked, job, started)
 
@@ -111,6 +113,7 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
             _request_id(request, asked),
             asked.page,
             asked.diversity,
+            draw_of(_explore(server, asked), _request_id(request, asked), user_key(asked.user)),
         )
         return await _ranked(server, request, asked, job, started)
 
@@ -261,6 +264,7 @@ def _impression(user: Id, at_ms: int, request_id: str, ranking: scoring.Ranking)
         items=list(ranking.items),
         history=ranking.history,
         version=ranking.served.number,
+        propensities=ranking.propensity_N,
     )
 
 
@@ -330,6 +334,23 @@ def _wanted(asked: RecommendRequest, filters: Sequence[str]) -> Wanted:
                 "serving.item_filters",
             )
     return Wanted(asked.categories, asked.exclude_categories, asked.features)
+
+
+def _explore(server: Server, asked: RankRequest | RecommendRequest) -> float:
+    """How far a request explores. Raises Problem 422 where it asks for more than can be done."""
+    wanted = server.settings.exploration if asked.explore is None else asked.explore
+    if isinstance(asked, RankRequest) or not asked.diversity or not wanted:
+        return wanted
+    last = (asked.page + 1) * asked.n
+    if last <= DIVERSE:
+        return wanted
+    if asked.explore is None:
+        return 0.0
+    raise invalid_field(
+        "explore",
+        f"of the items that are to differ the first {DIVERSE} can be explored, and this page ends "
+        f"with number {last}: ask for fewer, or send diversity or explore as 0",
+    )
 
 
 def _request_id(request: Request, asked: RankRequest | RecommendRequest) -> str:

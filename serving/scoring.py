@@ -15,11 +15,13 @@ from torch import Tensor
 
 from service.actions import Id
 from service.histories.rings import Longs
+from service.model.posterior import Draw
 from service.model.ranker import Request, Scores
 from serving.catalogue import ANY, Catalogue, Wanted
 from serving.diversity import diverse
 from serving.engine import Served, Tables, Together
 from serving.explaining import Basis, Explained
+from serving.exploration import Floats, best, marked, propensities
 from serving.retrieval import Search
 
 RERANKED = 256
@@ -43,6 +45,8 @@ class Ranking:
     left_out: int = 0
     """Candidates that may not be shown at the time of the request."""
     explained: Explained | None = None
+    propensity_N: list[float] | None = None
+    """Chance of each item to be in the list; None where nothing was left to chance."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Rank(Together):
     at_ms: int
     n: int | None
     explain: bool = False
+    draw: Draw | None = None
 
     @property
     def rows(self) -> int:
@@ -71,7 +76,7 @@ class Rank(Together):
         served, catalogue = tables.require_served(), tables.catalogue
         histories = tables.read([job.user_key for job in jobs])
         requests = [
-            Request(history, job.key_C, job.at_ms, job.user_key)
+            Request(history, job.key_C, job.at_ms, job.user_key, job.draw)
             for job, history in zip(jobs, histories, strict=True)
         ]
         ranker, codes_of = served.ranker, catalogue.codes_of(served.ranker)
@@ -94,10 +99,15 @@ def _shown(
     basis: Basis | None,
 ) -> Ranking:  # fmt: skip
     """The best candidates of those that may be shown."""
-    order_C = _order(scores)
-    shown = order_C[torch.from_numpy(catalogue.shown(job.key_C, job.at_ms))[order_C]]
+    may_C, order_C = catalogue.shown(job.key_C, job.at_ms), _order(scores)
+    shown = order_C[torch.from_numpy(may_C)[order_C]]
     left_out = len(order_C) - len(shown)
-    return _ranking(served, history, job.items, scores, shown[: job.n], left_out, basis)
+    order_N, chances_C = shown[: job.n], None
+    if scores.explored is not None:
+        chances_C = np.zeros(len(may_C))
+        listed = best(scores.explored.score_MC.numpy()[:, may_C], len(order_N))
+        chances_C[may_C] = propensities(listed)
+    return _ranking(served, history, job.items, scores, order_N, left_out, basis, chances_C)
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,7 @@ class Recommend:
     request: str = ""
     page: int = 0
     diversity: float = 0.0
+    draw: Draw | None = None
 
     def __call__(self, tables: Tables) -> Ranking:
         """Retrieve by exact search, then rank what was found.
@@ -136,17 +147,25 @@ class Recommend:
             outcomes.append,
         )  # fmt: skip
         tables.readings.count(outcomes[0])
-        request = Request(history, found.keys_K, self.at_ms, self.user_key)
+        request = Request(history, found.keys_K, self.at_ms, self.user_key, self.draw)
         why = Basis(tables, request, outcomes[0]) if self.explain else None
         (scores,) = ranker.rank_all([request], codes_of)
+        end, explored, chances_C = skip + self.n, scores.explored, None
         if self.diversity:
             vectors_KD = ranker.vectors(found.keys_K, codes_of)
-            order_C = diverse(scores.score_C, vectors_KD, skip + self.n, self.diversity)
+            (order_N,) = diverse(scores.score_C[None], vectors_KD, end, self.diversity)[:, skip:]
+            if explored is not None:
+                lists = diverse(explored.score_MC, vectors_KD, end, self.diversity)[:, skip:]
+                chances_C = propensities(marked(lists.numpy(), len(found.keys_K)))
         else:
-            order_C = _order(scores)
-        order_N = order_C[skip : skip + self.n]
+            order_N = _order(scores)[skip:end]
+            if explored is not None:
+                score_MC = explored.score_MC.numpy()
+                chances_C = propensities(best(score_MC, end) & ~best(score_MC, skip))
         tables.pages.put(asked, self.page, found.keys_K[order_N.numpy()])
-        return _ranking(served, int(history.count_B[0]), found.ids, scores, order_N, basis=why)
+        return _ranking(
+            served, int(history.count_B[0]), found.ids, scores, order_N, 0, why, chances_C
+        )
 
 
 def _order(scores: Scores) -> Tensor:
@@ -162,8 +181,12 @@ def _ranking(
     order_N: Tensor,
     left_out: int = 0,
     basis: Basis | None = None,
+    chances_C: Floats | None = None,
 ) -> Ranking:
-    heads = scores.actions
+    heads, explored = scores.actions, scores.explored
+    explained = None if basis is None else basis.of(order_N.tolist())
+    if explained is not None and explored is not None:
+        explained = explained.with_moves(_values(explored.moved_C[order_N]))
     return Ranking(
         served=served,
         history=history,
@@ -172,7 +195,8 @@ def _ranking(
         next_item_N=_values(scores.next_item_C[order_N]),
         actions=_picked(heads, order_N),
         left_out=left_out,
-        explained=None if basis is None else basis.of(order_N.tolist()),
+        explained=explained,
+        propensity_N=None if chances_C is None else _values(torch.from_numpy(chances_C)[order_N]),
     )
 
 
@@ -196,6 +220,7 @@ class Row(msgspec.Struct, gc=False, omit_defaults=True):
     next_item: float
     actions: dict[str, float] | None
     explanation: dict[str, object] | None = None
+    propensity: float | None = None
 
 
 def answer(ranking: Ranking, request_id: str, took_seconds: float) -> dict[str, object]:
@@ -203,7 +228,7 @@ def answer(ranking: Ranking, request_id: str, took_seconds: float) -> dict[str, 
     why = ranking.explained
     rows = map(
         Row, ranking.items, ranking.score_N, ranking.next_item_N, _heads(ranking),
-        repeat(None) if why is None else why.items,
+        repeat(None) if why is None else why.items, ranking.propensity_N or repeat(None),
     )  # fmt: skip
     whole: dict[str, object] = {} if why is None else {"explanation": why.whole}
     return whole | {

@@ -42,6 +42,9 @@ class ServingSettings(Section):
     takes 0.8 KB."""
     pages_seconds: float = Field(600.0, gt=0)
     """How long that is kept after the last page of a request."""
+    exploration: float = Field(0.0, ge=0, le=1)
+    """How far scores are drawn from what they might be, in standard deviations, where a request
+    does not say; 0: not at all."""
     log_impressions: bool = True
     """Whether what was returned is logged as shown, in topic `impressions`."""
     impressions_queue: int = Field(4096, ge=1)

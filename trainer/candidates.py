@@ -82,17 +82,20 @@ class Candidates:
         self, cut: Cut, number: int, parent: Manifest | None, standard: Standard | None
     ) -> Candidate:
         """The candidate of a cut, as what follows `parent` with its standard (None: a base)."""
-        now_ms, fresh = cut.position.newest_ms, Weights(cut.delta.parts["network"])
-        moments, settings = cut.delta.parts["moments"], self._settings
+        now_ms, settings = cut.position.newest_ms, self._settings
+        moments, fresh = cut.delta.parts["moments"], Weights(cut.delta.parts["network"])
+        known = cut.delta.parts["information"]
         if parent is None or standard is None:
             wanted = precisions(fresh.full, settings.snapshot, settings.dense_precision)
             fresh, due = fresh.fit_to(moments, wanted, before=fresh), True
+            fresh = fresh.with_factor(known, settings.exploration_prior)
             standard = Standard(fresh, now_ms, now_ms)
         else:
             wanted = parent.precision
             due = now_ms - standard.dense_ms >= settings.dense_seconds * 1000
             if due:
                 fresh = fresh.fit_to(moments, wanted, before=standard.weights)
+                fresh = fresh.with_factor(known, settings.exploration_prior)
                 standard = replace(standard, weights=fresh, dense_ms=now_ms)
             standard = standard.renewed(now_ms, min(cut.model["model"]["priors"]))
         verdict = self._gate.judge(number, cut.trials, standard.weights, wanted)
@@ -116,6 +119,6 @@ class Candidates:
         model = cut.model | {COUNTS_ORIGIN: standard.origin_ms}
         full = snapshot_of_delta(
             cut.delta, number, number_of(parent), cut.position.watermark_ms, model,
-            standard.weights.at(verdict.precision),
+            standard.weights.at(verdict.precision) | standard.weights.beside,
         )  # fmt: skip
         return full.quantized(verdict.precision)

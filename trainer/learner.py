@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from trainer.calibration import Calibrator, Heard
 from trainer.categories import ItemCategories
 from trainer.device import distinct, placed, sent
 from trainer.examples import Batch
+from trainer.information import Information
 from trainer.moments import Moments, Sample
 from trainer.negatives import NegativePool
 from trainer.objective import action_loss, next_item_loss
@@ -88,6 +89,19 @@ class _Result:
     """Of the layers' matrices, if anybody needs to know them."""
 
 
+class _Served(NamedTuple):
+    """Targets as a server has them before calibration."""
+
+    rows_U: Tensor
+    """Distinct rows."""
+    own_UD: Tensor
+    """Their vectors, to be differentiated by."""
+    inputs_RD: Tensor
+    """What the action heads read of each target."""
+    logits_RA: Tensor
+    """What they make of it."""
+
+
 @dataclass(frozen=True)
 class Step:
     """The outcome of one step: its mean loss, or why it was skipped."""
@@ -119,6 +133,9 @@ class Learner:
         fits = settings.dense_precision == "int4"
         self.moments = Moments(self.network, device) if fits else None
         self.calibrator = Calibrator(network.actions.out_features)
+        self.information: Information | None = None
+        if settings.exploration:
+            self.information = Information(network.actions, settings.exploration_half_life, device)
         self._dense = list(network.parameters())
         self._threads = ThreadPoolExecutor(thread_name_prefix="learner")
         prior = [network.prior, network.seen]
@@ -256,7 +273,7 @@ class Learner:
             self._begin_at(batch)
         inputs = self._sample()
         with watching(inputs):
-            rows_U, own_UD, logits_RA = self._served(batch)
+            rows_U, own_UD, inputs_RD, logits_RA = self._served(batch)
         logits_RA = logits_RA - math.log(self.settings.keep_negatives)
         shown_P = self.positions.with_shown(batch.shown_P)
         if self.settings.position_bias:
@@ -269,6 +286,8 @@ class Learner:
         step = self._descend([loss.detach()], grads, rows_U, rows_grad)
         self._remember(step, [inputs])
         if step.trained:
+            if self.information is not None:
+                self.information.add(inputs_RD.detach(), logits_RA.detach(), batch.counted_RA)
             self.positions.shown_P = shown_P
             if not begins:  # where the heads begin, they know the rates of this very batch
                 self._tell(given, logits_RA.detach())
@@ -293,14 +312,13 @@ class Learner:
     def logits(self, batch: TargetBatch) -> Tensor:
         """Log odds of every action on every target, as a server has them before calibration,
         [R, A]."""
-        return self._served(sent(batch, self.device))[2]
+        return self._served(sent(batch, self.device)).logits_RA
 
     def chances(self, batch: TargetBatch) -> Tensor:
         """The same as chances."""
         return torch.sigmoid(self.logits(batch))
 
-    def _served(self, batch: TargetBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Distinct rows, their vectors to be differentiated by, and the targets' logits [R, A]."""
+    def _served(self, batch: TargetBatch) -> _Served:
         keys = torch.cat([batch.seen.item_E, batch.item_R])
         places = Places.of(keys, self.items, self.categories)
         rows_U, _ = distinct(places.place_N)
@@ -311,8 +329,8 @@ class Learner:
             [len(batch.seen.item_E), len(batch.item_R)]
         )
         encoded = self.network.encode(batch.seen.window(place_E), vectors_UD)
-        logits_RA = self.network.action_logits(encoded, place_R, vectors_UD, batch.targets)
-        return rows_U, own_UD, logits_RA
+        inputs_RD = self.network.action_inputs(encoded, place_R, vectors_UD, batch.targets)
+        return _Served(rows_U, own_UD, inputs_RD, self.network.actions(inputs_RD))
 
     def observe(self, rows_N: Longs, now_ms: int) -> None:
         """Count the block's positives: only after it was scored and learned."""

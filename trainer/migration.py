@@ -8,11 +8,11 @@ from torch import Tensor
 
 from service.errors import ModelMismatch
 from trainer.learner import Learner
-from trainer.state import Tensors
+from trainer.state import Tensors, named
 
 WIDER = (
     "network/actions.weight", "network/actions.bias", "network/categories.weight",
-    "network/categories.keys", "positions/bias", "calibration/sums",
+    "network/categories.keys", "positions/bias", "calibration/sums", "information/sums",
 )  # fmt: skip
 """Tensors with one row per action type, or category: they may become more."""
 
@@ -67,6 +67,8 @@ def migrated(tensors: Tensors, learner: Learner) -> Tensors:
     fresh = {f"network/{name}": weight for name, weight in weights.items()}
     fresh["positions/bias"] = learner.positions.bias_AP
     fresh["calibration/sums"] = learner.calibrator.state()["sums"]
+    if learner.information is not None:
+        fresh |= named({"information": learner.information.state()})
     places = {id(p): i for i, p in enumerate(learner.parameters)}
     tensors = dict(tensors)
     for name in WIDER:

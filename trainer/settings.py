@@ -30,6 +30,15 @@ class TrainerSettings(Section):
     keep_negatives: float = Field(
         1.0, gt=0, le=1, description="share of shown and not acted on items that is learned"
     )
+    exploration: bool = Field(
+        False, description="keep how sure the action heads are, for servers that explore"
+    )
+    exploration_half_life: float = Field(
+        100_000.0, gt=0, description="shown items after which their evidence counts a half"
+    )
+    exploration_prior: float = Field(
+        1.0, gt=0, description="standard deviation of an action's log odds without evidence"
+    )
     position_bias: bool = Field(
         True, description="learn what the place in a list does, apart from the items"
     )

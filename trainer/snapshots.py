@@ -11,6 +11,7 @@ from service.model.ranker import ITEM_SLOT
 from service.versions import SlotRows, Snapshot
 from service.versions.dense import Dense
 from trainer import popularity
+from trainer.information import factor_of
 from trainer.state import State, StateDelta, Tensors
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
@@ -45,7 +46,9 @@ def snapshot_of_delta(
 def snapshot_of(state: State, number: int, at_ms: int, model: dict[str, Any]) -> Snapshot:
     """The servers' half of the state as it is now, in full precision. Takes what has changed."""
     delta = state.cut(whole=True)
-    dense, described = delta.parts["network"], {**model, COUNTS_ORIGIN: at_ms}
+    prior = state.learner.settings.exploration_prior
+    dense = delta.parts["network"] | factor_of(delta.parts["information"], prior)
+    described = {**model, COUNTS_ORIGIN: at_ms}
     return snapshot_of_delta(delta, number, None, at_ms, described, dense)
 
 

@@ -150,6 +150,7 @@ class State:
             "positions": learner.positions.state(),
             "moments": {} if learner.moments is None else learner.moments.state(),
             "calibration": learner.calibrator.state(),
+            "information": {} if learner.information is None else learner.information.state(),
             "joiner": self.joiner.state(),
             "histories": self.histories.state(),
             "collisions": {"ids": torch.tensor(self.ids.collisions)},
@@ -181,6 +182,8 @@ class State:
         if learner.moments is not None:
             learner.moments.load(part_of(tensors, "moments"))
         learner.calibrator.load(part_of(tensors, "calibration"))
+        if learner.information is not None:
+            learner.information.load(part_of(tensors, "information"))
         self._load_ids(part_of(tensors, "ids"), int(tensors["collisions/ids"]))
         self.histories.load(part_of(tensors, "histories"), segments)
         self.block = block

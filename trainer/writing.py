@@ -71,8 +71,9 @@ class Writer:
         self._parent, self._number = parent, max(self._number, parent.number)
         self._segments.resume(parent, meta["segment_levels"])
         self._standard = standard
-        wanted, rows = self._precisions(), meta["snapshot"]
+        wanted, rows = self._forms(), meta["snapshot"]
         there = {"snapshot": rows, "dense": meta.get("dense", rows)}
+        there |= {"exploration": meta.get("exploration", False)}
         self.whole = standard is None or not parent.snapshot or there != wanted
 
     def write(self, cut: Cut) -> Manifest:
@@ -135,14 +136,18 @@ class Writer:
             "largest_ms": cut.position.largest_ms,
             "history_cursor": cut.history_cursor,
             "segment_levels": levels,
-            **self._precisions(),
+            **self._forms(),
             **candidate.standard.meta(),
         }
 
-    def _precisions(self) -> dict[str, str]:
-        """Asked for, of rows and dense weights: others begin with a base."""
+    def _forms(self) -> dict[str, str | bool]:
+        """Asked for: the precision of rows and of dense weights, and whether there is beside these
+        what servers explore by. Others begin with a base."""
         settings = self._rules.settings
-        return {"snapshot": settings.snapshot, "dense": settings.dense_precision}
+        return {
+            "snapshot": settings.snapshot, "dense": settings.dense_precision,
+            "exploration": settings.exploration,
+        }  # fmt: skip
 
     def _write_checkpoint(
         self, draft: Draft, parent: Manifest | None, delta: Checkpoint, wipe: bool

@@ -22,6 +22,7 @@ class ItemExplanation(TypedDict):
 
     logits: dict[str, float] | None
     events: list[WeighedEvent] | None
+    explored: NotRequired[float]
 
 
 class Explanation(TypedDict):
@@ -43,6 +44,7 @@ class ScoredItem(TypedDict):
     next_item: float
     actions: dict[str, float] | None
     explanation: NotRequired[ItemExplanation]
+    propensity: NotRequired[float]
 
 
 class RankAnswer(TypedDict):

@@ -61,6 +61,7 @@ class RankOptions(TypedDict, total=False):
 
     at: float | None
     n: int | None
+    explore: float | None
     request: str | None
     context: dict[str, Scalar | None] | None
 
@@ -70,6 +71,7 @@ class RecommendOptions(TypedDict, total=False):
 
     page: int
     diversity: float
+    explore: float | None
     exclude_seen: bool
     exclude: Sequence[Id]
     categories: Sequence[str]

@@ -120,6 +120,8 @@ class Answer(NamedTuple):
     """Unit vector: who asks for the next item."""
     logits_CA: Tensor
     """Of every candidate and action type."""
+    inputs_CD: Tensor
+    """What the action heads read of every candidate, where the network is."""
 
 
 class Asks(Protocol[Kind]):
@@ -223,10 +225,10 @@ class Asker:
                     )  # fmt: skip
             x_RD = x_RD + self._mixed(out_RHV, u, weights)
         users_BD = normalize(x_RD[bounds[:-1]], eps=1e-6)
-        heads = self.network.actions
-        logits_RA = heads(layer_norm(x_RD, x_RD.shape[1:], eps=1e-6)).cpu()
+        inputs_RD = layer_norm(x_RD, x_RD.shape[1:], eps=1e-6)
+        logits_RA = self.network.actions(inputs_RD).cpu()
         return [
-            Answer(user_D, logits_RA[first + 1 : end])
+            Answer(user_D, logits_RA[first + 1 : end], inputs_RD[first + 1 : end])
             for user_D, first, end in zip(users_BD.cpu(), bounds[:-1], bounds[1:], strict=True)
         ]
 

@@ -82,10 +82,10 @@ class CompiledAsker:
         x_RD = torch.from_numpy(self._tokens_of(one))
         x_RD = self._stack.ask(x_RD, one.kept.stack, one.at_ms, weighed_RT=weighed_RT)
         actions = self.network.actions
-        _, logits_CA = heads(x_RD[1:], actions.weight, actions.bias)
+        inputs_CD, logits_CA = heads(x_RD[1:], actions.weight, actions.bias)
         user_D = x_RD[0].numpy()
         length = max(np.sqrt((user_D * user_D).sum()), EPS)
-        return Answer(torch.from_numpy(user_D / length), logits_CA)
+        return Answer(torch.from_numpy(user_D / length), logits_CA, inputs_CD)
 
     def _tokens_of(self, one: Asked[KeptCompiled]) -> Floats:
         """Tokens of the query and of the candidates, [1 + C, D], as `Tokens` makes them."""

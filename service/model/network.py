@@ -87,10 +87,16 @@ class Network(nn.Module):
         self, encoded: Encoded, item_R: Tensor, items_UD: Tensor, rows: Rows
     ) -> Tensor:
         """One logit per action type for each target row, [R, A]."""
+        logits_RA: Tensor = self.actions(self.action_inputs(encoded, item_R, items_UD, rows))
+        return logits_RA
+
+    def action_inputs(
+        self, encoded: Encoded, item_R: Tensor, items_UD: Tensor, rows: Rows
+    ) -> Tensor:
+        """What the action heads read of each target row, [R, D]."""
         tokens_RD = self.tokens.target(item_R, items_UD, rows)
         out_RD = self.hstu.target(tokens_RD, rows, encoded.events, encoded.seen)
-        logits_RA: Tensor = self.actions(layer_norm(out_RD, out_RD.shape[1:], eps=1e-6))
-        return logits_RA
+        return layer_norm(out_RD, out_RD.shape[1:], eps=1e-6)
 
     def _after_last(self, last_TD: Tensor, events: Events, rows: Rows) -> Tensor:
         first_Q = first_event(rows, events)

@@ -52,7 +52,8 @@ class PlainAsker:
         user_D = self.network.users(encoded, _asking(1, seen, one.at_ms))[0]
         rows = _asking(candidates, seen, one.at_ms)
         places = torch.arange(candidates)
-        return Answer(user_D, self.network.action_logits(encoded, places, one.items_CD, rows))
+        inputs_CD = self.network.action_inputs(encoded, places, one.items_CD, rows)
+        return Answer(user_D, self.network.actions(inputs_CD), inputs_CD)
 
 
 def _asking(rows: int, seen: int, at_ms: int) -> Rows:

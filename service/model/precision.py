@@ -118,4 +118,4 @@ def _loss(found: Answer, full: Answer) -> float:
     def share(a: Tensor, b: Tensor) -> float:
         return float((a - b).abs().max() / b.abs().max().clamp(min=1e-30))
 
-    return max(share(a, b) for a, b in zip(found, full, strict=True))
+    return max(share(found.user_D, full.user_D), share(found.logits_CA, full.logits_CA))

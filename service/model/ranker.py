@@ -6,7 +6,7 @@ Shapes: C candidates, R rows of the item slot, D width, A action types. One user
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from service.model.dense import Model
 from service.model.hstu import window_start
 from service.model.items import ItemRows, RowStep
 from service.model.placed import PlacedRows
+from service.model.posterior import Draw, Explored
 from service.model.precision import Dense, asker_of, chosen
 from service.model.prior import COUNTS, COUNTS_ORIGIN
 from service.model.readings import (
@@ -60,6 +61,8 @@ class Scores:
     next_item_C: Tensor
     actions: dict[str, Tensor] | None
     """Calibrated probability of each action type, [C] each; scores are sums of logits."""
+    explored: Explored | None = None
+    """What a draw has made of `score_C`, of nothing else; None where there was none."""
 
 
 def described(model: ModelSettings, types: ActionTypes, action_heads: bool) -> dict[str, object]:
@@ -116,6 +119,8 @@ class Request(NamedTuple):
     at_ms: int
     user_key: int | None = None
     """With it, what is read of the history is kept for the next request."""
+    draw: Draw | None = None
+    """Scores are to be drawn; a version that does not know how sure it is draws nothing."""
 
 
 class Explanation(NamedTuple):
@@ -250,7 +255,11 @@ class Ranker:
             for one, reading, rows_C, its in zip(requests, readings, rows, unseen, strict=True)
         ]
         answers = self._asker.ask(asked)
-        return [self._scores(*each) for each in zip(answers, readings, rows, unseen, strict=True)]
+        every = zip(answers, readings, rows, unseen, strict=True)
+        return [
+            self._drawn(self._scores(*each), one, each[0])
+            for one, each in zip(requests, every, strict=True)
+        ]
 
     @torch.inference_mode()
     def explain(self, request: Request, codes_of: CodesOf | None = None) -> Explanation:
@@ -404,6 +413,14 @@ class Ranker:
         if not self.model.has_action_heads:
             return Scores(self.model.types.next_item_weight * next_item_C, next_item_C, None)
         return self._combined(next_item_C, answer.logits_CA)
+
+    def _drawn(self, scores: Scores, request: Request, answer: Answer) -> Scores:
+        posterior = self.model.posterior
+        if request.draw is None or posterior is None or scores.actions is None:
+            return scores
+        inputs_CD = answer.inputs_CD.cpu()
+        explored = posterior.explored(scores.score_C, inputs_CD, request.draw)
+        return replace(scores, score_C=scores.score_C + explored.moved_C, explored=explored)
 
     def _long(self, answer: Answer) -> Tensor:
         return answer.user_D / self.model.settings.temperature

@@ -24,11 +24,11 @@ SECTIONS = settings(
     histories={"ttl_seconds": 120},
     trainer={
         "publish_seconds": 40, "sweep_rows": 3, "base_every": 3, "dense_seconds": 90,
-        "keep_versions": 2,
+        "keep_versions": 2, "exploration": True,
     },
 )  # fmt: skip
 """Versions of every kind: deltas and bases of both halves, with and without dense weights, merged
-segments, tombstones, versions that go."""
+segments, tombstones, versions that go; and all that a state can hold."""
 
 
 @dataclass

@@ -55,6 +55,7 @@ class Publisher:
         history: Segment | None = None,
         model: dict[str, object] | None = None,
         metrics: dict[str, float] | None = None,
+        beside: dict[str, torch.Tensor] | None = None,
     ) -> Manifest:
         types = ActionTypes()
         torch.manual_seed(number)
@@ -67,6 +68,7 @@ class Publisher:
             RowIds.from_list(["", *items]),
         )
         dense = {name: weight.detach() for name, weight in network.state_dict().items()}
+        dense |= beside or {}
         says = {**(model or described(MODEL, types, heads)), COUNTS_ORIGIN: 0}
         snapshot = Snapshot(number, says, dense, {"item": rows}).quantized(
             {"slots/item": precision}

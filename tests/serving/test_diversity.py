@@ -38,26 +38,26 @@ def test_each_place_goes_to_the_greatest_marginal_relevance(
     candidates: int, count: int, diversity: float, seed: int
 ) -> None:
     make = np.random.default_rng(seed)
-    scores, vectors = make.standard_normal(candidates), make.standard_normal((candidates, 4))
+    scores, vectors = make.standard_normal((3, candidates)), make.standard_normal((candidates, 4))
     found = diverse(torch.tensor(scores), torch.tensor(vectors), count, diversity).tolist()
-    assert found == plainly(scores, vectors, count, diversity)
+    assert found == [plainly(one, vectors, count, diversity) for one in scores]
 
 
 def test_without_diversity_the_order_is_that_of_the_scores() -> None:
-    scores = torch.tensor([1.0, 3.0, 2.0, 3.0])
-    assert diverse(scores, torch.ones(4, 2), 4, 0.0).tolist() == [1, 3, 2, 0]
+    scores = torch.tensor([[1.0, 3.0, 2.0, 3.0]])
+    assert diverse(scores, torch.ones(4, 2), 4, 0.0).tolist() == [[1, 3, 2, 0]]
 
 
 def test_an_item_like_one_above_it_waits() -> None:
     vectors = torch.tensor([[1.0, 0.0], [1.0, 0.01], [0.0, 1.0]])
-    scores = torch.tensor([3.0, 2.9, 1.0])
-    assert diverse(scores, vectors, 3, 0.1).tolist() == [0, 1, 2]
-    assert diverse(scores, vectors, 3, 0.6).tolist() == [0, 2, 1]
+    scores = torch.tensor([[3.0, 2.9, 1.0]])
+    assert diverse(scores, vectors, 3, 0.1).tolist() == [[0, 1, 2]]
+    assert diverse(scores, vectors, 3, 0.6).tolist() == [[0, 2, 1]]
 
 
 def test_nothing_and_equal_scores_are_lists_too() -> None:
-    assert diverse(torch.zeros(0), torch.zeros(0, 3), 5, 0.5).tolist() == []
-    assert sorted(diverse(torch.ones(3), torch.zeros(3, 2), 5, 0.5).tolist()) == [0, 1, 2]
+    assert diverse(torch.zeros(2, 0), torch.zeros(0, 3), 5, 0.5).tolist() == [[], []]
+    assert sorted(diverse(torch.ones(1, 3), torch.zeros(3, 2), 5, 0.5)[0].tolist()) == [0, 1, 2]
 
 
 def test_recommendations_differ_more_with_it_and_begin_alike(site: Site) -> None:

@@ -240,7 +240,7 @@ def gradients(shown: list[Shown], keep: float = 1.0) -> torch.Tensor:
     for batch in Targets(16, 5, Sampling(keep)).batches(shown, histories)[0]:
         terms = int((batch.counted_RA + batch.label_RA > 0).sum())
         divisor = max(terms, FEWEST_TERMS) if batch.shown_P.sum() == 0 else terms
-        _, _, logits_RA = state.learner._served(batch)
+        logits_RA = state.learner._served(batch).logits_RA
         logits_RA = logits_RA - np.log(keep)
         none = batch.shown_P.sum() == 0
         loss = action_loss(logits_RA, batch.label_RA, batch.counted_RA, none) * divisor

@@ -30,8 +30,8 @@ LONG = settings(
 FULL = settings(store={"max_bytes": 20_000, "item": {"grace_seconds": 5}})
 """Room for some users and some items: rows and histories leave for others all the time."""
 
-FITTED = settings(trainer={"dense": "int4", "publish_seconds": 40})
-"""Moments of layer inputs are part of the state."""
+FITTED = settings(trainer={"dense": "int4", "exploration": True, "publish_seconds": 40})
+"""Moments of layer inputs, and what is known of the heads, are part of the state."""
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from itertools import groupby
 from operator import itemgetter
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -31,7 +32,9 @@ MOST_EVENTS = 2**40
 
 Tensors = dict[str, Tensor]
 
-_ENTRY = "key, user, at, history, items, positions"
+N = TypeVar("N", int, float)
+
+_ENTRY = "key, user, at, history, items, positions, propensities"
 
 
 class Facts(msgspec.Struct):
@@ -197,14 +200,14 @@ class Joiner:
             self._counts["replaced"] += 1
         else:
             self._counts["replaced"] += there is not None
-            positions = impression.positions
-            if positions is not None and len(positions) != len(impression.items):
-                positions = None
+            positions = _one_each(impression.positions, impression.items)
+            propensities = _one_each(impression.propensities, impression.items)
             self.waiting.change(
-                "INSERT OR REPLACE INTO shown VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 0)",
+                "INSERT OR REPLACE INTO shown VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0)",
                 key, key_of(impression.user), at_ms, *place, _believable(impression.history),
                 packed([key_of(item) for item in impression.items]),
                 None if positions is None else packed(_clipped(positions)),
+                None if propensities is None else packed(propensities, np.float64),
             )  # fmt: skip
 
     def _name(self, events: Events, requests: list[str]) -> None:
@@ -321,9 +324,11 @@ class Joiner:
             self.waiting.change("UPDATE named SET done = 1 WHERE id = ?", number)
         places = [n for n, item in enumerate(entry.items) if item in corrected]
         positions = entry.positions or list(range(len(entry.items)))
+        chances = entry.propensities
         return Shown(
             entry.at_ms, entry.user, [entry.items[n] for n in places], entry.history, corrected,
             entry.key, [positions[n] for n in places], entry.own, late=True,
+            propensities=None if chances is None else [chances[n] for n in places],
         )  # fmt: skip
 
     def _forget(self, watermark_ms: int) -> None:
@@ -346,13 +351,14 @@ class Joiner:
         self.gone = _since(self.gone | dict(over), watermark_ms)
 
     def _shown(self, row: Row) -> Shown:
-        key, user, at_ms, history, items, positions = row
+        key, user, at_ms, history, items, positions, propensities = row
         own = self.waiting.rows(
             "SELECT item, action, at FROM named WHERE key = ? ORDER BY at, item, action", key
         )
         return Shown(
             at_ms, user, unpacked(items), history, {}, key,
             None if positions is None else unpacked(positions), own,
+            propensities=None if propensities is None else unpacked(propensities, np.float64),
         )  # fmt: skip
 
     def _shadow(self, key: int, until_ms: int) -> None:
@@ -385,6 +391,11 @@ def _since(times: dict[int, int], over: int) -> dict[int, int]:
 
 def _ms(at: float) -> int:
     return round(at * 1000)
+
+
+def _one_each(values: list[N] | None, items: Sequence[object]) -> list[N] | None:
+    """What is said beside items, if it is said of each."""
+    return values if values is not None and len(values) == len(items) else None
 
 
 def _clipped(positions: Sequence[int]) -> list[int]:

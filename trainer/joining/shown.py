@@ -25,6 +25,8 @@ class Shown(msgspec.Struct):
     """Item, action code and time in ms of every action of this request: no target may see them."""
     late: bool = False
     """Whether it was learned without `acted` before."""
+    propensities: list[float] | None = None
+    """Chance of each item to be in the list; None where nobody said, or nothing was left to it."""
 
 
 class Settled(msgspec.Struct):

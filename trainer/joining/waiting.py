@@ -25,7 +25,8 @@ Row = tuple[Any, ...]
 
 _SCHEMA = """
 CREATE TABLE shown (key INTEGER PRIMARY KEY, user INTEGER, at INTEGER, partition INTEGER,
-    offset INTEGER, history INTEGER, items BLOB, positions BLOB, stage INTEGER, shadow INTEGER);
+    offset INTEGER, history INTEGER, items BLOB, positions BLOB, propensities BLOB, stage INTEGER,
+    shadow INTEGER);
 CREATE INDEX shown_open ON shown(at) WHERE stage = 0;
 CREATE INDEX shown_at ON shown(at);
 CREATE INDEX shown_user ON shown(user);
@@ -39,7 +40,8 @@ CREATE INDEX loose_user ON loose(user);
 CREATE INDEX loose_at ON loose(at);
 """
 _CONTENTS = (
-    "SELECT key, user, at, partition, offset, history, items, positions, stage, shadow FROM shown",
+    "SELECT key, user, at, partition, offset, history, items, positions, propensities, stage, "
+    "shadow FROM shown",
     "SELECT key, user, item, action, at, done FROM named",
     "SELECT user, item, action, at FROM loose",
 )
@@ -126,12 +128,12 @@ class Waiting:
         )
 
 
-def packed(values: Sequence[int]) -> bytes:
-    """Integers as a table keeps them."""
-    return np.array(values, np.int64).tobytes()
+def packed(values: Sequence[float], kind: type[np.number[Any]] = np.int64) -> bytes:
+    """Numbers as a table keeps them."""
+    return np.array(values, kind).tobytes()
 
 
-def unpacked(data: bytes) -> list[int]:
-    """The integers that were packed."""
-    values: list[int] = np.frombuffer(data, np.int64).tolist()
+def unpacked(data: bytes, kind: type[np.number[Any]] = np.int64) -> list[Any]:
+    """The numbers that were packed."""
+    values: list[Any] = np.frombuffer(data, kind).tolist()
     return values

@@ -59,9 +59,11 @@ def truth(network: Network, seen: Seen, vectors_TD: Tensor, at_ms: int, items_CD
         return Rows(torch.tensor([0, rows]), limit_R, limit_R, torch.full((rows,), at_ms))
 
     places = torch.arange(len(items_CD))
+    here = encoded, places, items_CD, asking(len(items_CD))
     return Answer(
         network.users(encoded, asking(1))[0],
-        network.action_logits(encoded, places, items_CD, asking(len(items_CD))),
+        network.action_logits(*here),
+        network.action_inputs(*here),
     )
 
 

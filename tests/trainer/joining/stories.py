@@ -34,11 +34,12 @@ class Told:
 
 def shown(
     request: str, at: float, *items: Id, user: Id = "u", history: int | None = None,
-    positions: list[int] | None = None,
+    positions: list[int] | None = None, propensities: list[float] | None = None,
 ) -> Impression:  # fmt: skip
     return Impression(
-        request=request, user=user, at=at, items=list(items), history=history, positions=positions
-    )
+        request=request, user=user, at=at, items=list(items), history=history,
+        positions=positions, propensities=propensities,
+    )  # fmt: skip
 
 
 def acted(

@@ -306,3 +306,14 @@ def test_a_request_of_any_characters_has_a_key(talk: Talk) -> None:
         talk.tell(Impression(request="x", user="u", at=1, items=["a"]))
         talk.joiner._show(shown(request, 5, "a"), (0, 99))
     assert len(talk.until(15).closed) == 4
+
+
+def test_propensities_stay_with_their_items(talk: Talk) -> None:
+    chances = [1 / 3, 0.1, 0.9]
+    talk.tell(shown("r", 5, "a", "b", "c", propensities=chances), shown("s", 5, "a"))
+    talk.tell(shown("t", 5, "a", "b", propensities=[0.5]))
+    found = {tuple(entry.items): entry.propensities for entry in talk.until(15).closed}
+    assert found == {(A, B, C): chances, (A,): None, (A, B): None}
+    talk.tell(acted("r", "c", 20), acted("s", "a", 20))
+    late = {tuple(entry.items): entry.propensities for entry in talk.until(26).late}
+    assert late == {(C,): [0.9], (A,): None}
