@@ -1,6 +1,6 @@
 """What a request asks of the engine: one ranking, all of it by one version.
 
-Shapes: C candidates, N returned items.
+Shapes: C candidates (K where they were found), N returned items, M draws, D width.
 """
 
 import time
@@ -150,22 +150,30 @@ class Recommend:
         request = Request(history, found.keys_K, self.at_ms, self.user_key, self.draw)
         why = Basis(tables, request, outcomes[0]) if self.explain else None
         (scores,) = ranker.rank_all([request], codes_of)
-        end, explored, chances_C = skip + self.n, scores.explored, None
-        if self.diversity:
-            vectors_KD = ranker.vectors(found.keys_K, codes_of)
-            (order_N,) = diverse(scores.score_C[None], vectors_KD, end, self.diversity)[:, skip:]
-            if explored is not None:
-                lists = diverse(explored.score_MC, vectors_KD, end, self.diversity)[:, skip:]
-                chances_C = propensities(marked(lists.numpy(), len(found.keys_K)))
-        else:
-            order_N = _order(scores)[skip:end]
-            if explored is not None:
-                score_MC = explored.score_MC.numpy()
-                chances_C = propensities(best(score_MC, end) & ~best(score_MC, skip))
+        vectors_KD = ranker.vectors(found.keys_K, codes_of) if self.diversity else None
+        order_N, chances_K = self._listed(scores, vectors_KD, skip)
         tables.pages.put(asked, self.page, found.keys_K[order_N.numpy()])
         return _ranking(
-            served, int(history.count_B[0]), found.ids, scores, order_N, 0, why, chances_C
+            served, int(history.count_B[0]), found.ids, scores, order_N, 0, why, chances_K
         )
+
+    def _listed(
+        self, scores: Scores, vectors_KD: Tensor | None, skip: int
+    ) -> tuple[Tensor, Floats | None]:
+        """The candidates of the page in order, and where scores were drawn the chance of each
+        candidate to be on it. vectors_KD: None where items need not differ."""
+        end, explored = skip + self.n, scores.explored
+        if vectors_KD is None:
+            order_N = _order(scores)[skip:end]
+            if explored is None:
+                return order_N, None
+            score_MK = explored.score_MC.numpy()
+            return order_N, propensities(best(score_MK, end) & ~best(score_MK, skip))
+        (order_N,) = diverse(scores.score_C[None], vectors_KD, end, self.diversity)[:, skip:]
+        if explored is None:
+            return order_N, None
+        lists_MN = diverse(explored.score_MC, vectors_KD, end, self.diversity)[:, skip:]
+        return order_N, propensities(marked(lists_MN.numpy(), len(vectors_KD)))
 
 
 def _order(scores: Scores) -> Tensor:

@@ -32,8 +32,8 @@ class Weights:
             n: weight for n, weight in snapshot.dense.items() if isinstance(weight, GridCodes)
         }
         full = snapshot.weights()
-        beside = {name: full.pop(name) for name in (FACTOR,) if name in full}
-        return cls(full, fitted, beside)
+        factor_AZZ = full.pop(FACTOR, None)
+        return cls(full, fitted, {} if factor_AZZ is None else {FACTOR: factor_AZZ})
 
     def fit_to(
         self, moments: Tensors, precision: Mapping[str, str], before: "Weights"

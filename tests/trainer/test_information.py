@@ -81,6 +81,28 @@ def test_the_posterior_is_that_of_bayesian_logistic_regression() -> None:
     assert np.abs(found_ZZ - exact_ZZ).max() < 0.03 * size_ZZ.max()
 
 
+def test_nine_intervals_in_ten_hold_the_truth() -> None:
+    """Over worlds whose weights are drawn from the prior, around the likeliest weights of each."""
+    make, prior, count, worlds, hits = np.random.default_rng(3), 1.5, 150, 300, 0
+    precision = 5 / prior**2
+    for _ in range(worlds):
+        z_RZ = np.hstack([make.standard_normal((count, 4)), np.ones((count, 1))])
+        truth_Z, w_Z = make.standard_normal(5) / np.sqrt(precision), np.zeros(5)
+        acted_R = make.random(count) < 1 / (1 + np.exp(-z_RZ @ truth_Z))
+        for _ in range(12):  # Newton's
+            chance_R = 1 / (1 + np.exp(-z_RZ @ w_Z))
+            slope_Z = z_RZ.T @ (acted_R - chance_R) - precision * w_Z
+            bend_ZZ = (z_RZ.T * chance_R * (1 - chance_R)) @ z_RZ + precision * np.eye(5)
+            w_Z = w_Z + np.linalg.solve(bend_ZZ, slope_Z)
+        information = Information(nn.Linear(4, 1), 1e12, CPU)
+        logits_R1 = torch.from_numpy(z_RZ @ w_Z).float()[:, None]
+        information.add(torch.from_numpy(z_RZ[:, :4]).float(), logits_R1, torch.ones(count, 1))
+        found_ZZ = covariance(factor_of(information.state(), prior)[FACTOR])
+        z_Z = np.append(make.standard_normal(4), 1)
+        hits += abs(z_Z @ (truth_Z - w_Z)) < 1.645 * np.sqrt(z_Z @ found_ZZ @ z_Z)
+    assert 0.85 < hits / worlds < 0.95
+
+
 def test_without_evidence_log_odds_have_the_deviation_of_the_prior() -> None:
     information = Information(nn.Linear(8, 2), 100.0, CPU)
     found_ZZ = covariance(factor_of(information.state(), 0.7)[FACTOR])
