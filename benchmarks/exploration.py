@@ -18,9 +18,10 @@ from benchmarks import report
 from benchmarks.engine import CANDIDATES, SMALL, WIDE, Bench, Shape
 from benchmarks.report import CheckFailed, Figure, interleaved
 from service.action_types import ActionTypes
+from service.draws import Draw
 from service.histories.local import LocalHistories
 from service.histories.settings import HistorySettings
-from service.model.posterior import FACTOR, Draw, Explored, Posterior
+from service.model.posterior import FACTOR, Explored, Posterior
 from service.settings import Settings
 from serving.exploration import best, propensities
 from trainer.build import Plan

@@ -30,7 +30,7 @@ from service.histories.redis.values import history_of
 from service.histories.redis.writer import HistoryWriter
 from service.histories.settings import HistorySettings
 from service.histories.starting import TOPIC, alone, intake_after
-from service.intake import IntakeSettings
+from service.intake_settings import IntakeSettings
 from service.metrics import HistoryMetrics
 from service.redis.connection import connect, redis_errors
 from service.redis.settings import RedisSettings

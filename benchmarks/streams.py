@@ -24,7 +24,8 @@ from benchmarks import report
 from benchmarks.report import CheckFailed, Figure, progress
 from service.action_types import ActionTypes
 from service.actions import Action, stream_key
-from service.intake import Intake, IntakeSettings
+from service.intake import Intake
+from service.intake_settings import IntakeSettings
 from service.streams import LocalStream, Record, Stream
 from service.streams.kafka.settings import KafkaSettings
 from service.streams.kafka.stream import KafkaStream

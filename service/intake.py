@@ -12,27 +12,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from pydantic import Field
 
 from service.action_types import ActionTypes
 from service.actions import Action, Impression
 from service.blocks import Block, BlockBuilder, Offsets
 from service.errors import OffsetError, StreamError
+from service.intake_settings import IntakeSettings
 from service.items import Item
-from service.settings import Section
 from service.streams import Record, Stream
 
 READ_RECORDS = 4096
 POLL_SECONDS = 0.01
-
-
-class IntakeSettings(Section):
-    """Section [intake]."""
-
-    topics: tuple[str, ...] = ("actions", "impressions", "items")
-    max_future_seconds: float = Field(300, ge=0, description="event time after append time")
-    max_late_seconds: float = Field(30 * 86_400, ge=0, description="event time before append time")
-    idle_ms: int = Field(200, ge=0, description="how long an empty partition holds the others up")
 
 
 @dataclass

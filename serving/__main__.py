@@ -1,35 +1,26 @@
 """`python -m serving`: one server process on an embedded data folder."""
 
 import argparse
-import asyncio
-import contextlib
 import gc
 import logging
 import os
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import uvicorn
-from starlette.types import ASGIApp
 
 from service.errors import FreshetError
 from service.logs import add_log_options, log_uncaught, start_logging
 from service.secrets import read_secret_files
 from service.settings import Settings
-from serving.app import create_app
-from serving.connections import connections
 from serving.guard import require_keys
-from serving.server import Server
+from serving.http import Http
+from serving.whole import whole_server
 
 log = logging.getLogger("serving")
 
 SWITCH_SECONDS = 0.0005
 """Longest wait for the interpreter's lock while another thread computes."""
-FINISH_SECONDS = 10
-"""How long requests under way may take after the drain before they are cut off."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         read_secret_files(os.environ)
         start_logging(options.log_level, options.log_format)
-        server = Server(options.data, Settings.load(options.settings))
+        settings = Settings.load(options.settings)
+        _, server = whole_server(options.data, settings)
         require_keys(
             options.host, server.guard.keyed, options.allow_open or server.settings.allow_open
         )
@@ -54,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     # What is loaded now lives as long as the process: the collector need not walk it.
     gc.freeze()
-    Http(create_app(server), server, options.host, options.port).run()
+    Http(server, options.host, options.port).run()
     return 0
 
 
@@ -69,45 +61,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_log_options(parser)
     return parser
-
-
-class Http(uvicorn.Server):
-    """uvicorn, stopped in order: not ready, wait for balancers, finish what runs, exit 0."""
-
-    def __init__(self, app: ASGIApp, server: Server, host: str, port: int) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                host=host,
-                port=port,
-                loop="uvloop",
-                http=connections(server.settings, server.metrics),
-                timeout_keep_alive=server.settings.keep_alive_seconds,
-                ws="none",
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                timeout_graceful_shutdown=FINISH_SECONDS,
-            )
-        )
-        self._server = server
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT begin the drain; unlike uvicorn's own they are not raised again."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._drain)
-        yield
-
-    def _drain(self) -> None:
-        self._server.drain()
-        loop = asyncio.get_running_loop()
-        loop.call_later(self._server.settings.drain_seconds, self._stop)
-
-    def _stop(self) -> None:
-        self.should_exit = True
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def create_app(server: Server) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        server.start()
+        await server.start()
         try:
             yield
         finally:

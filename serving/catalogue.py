@@ -10,7 +10,7 @@ deleted ones; R rows of the served version.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -29,29 +29,13 @@ from service.model.ids import IdStep, ItemIds
 from service.model.ranker import CodesOf, Ranker
 from service.versions import RowIds
 from serving.category_sets import NO_CATEGORY, CategorySets
+from serving.questions import Wanted
 from serving.shown import NOBODY, count_unseen, newest_unseen, shown_places
 
 ALWAYS_MS, NEVER_MS = 2**62, -(2**62)
 """Times until which an item may be returned, where no time was given: always, or hidden."""
 
 _encode = msgspec.json.Encoder().encode
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which items a request is about: any of some categories, none of others, with features."""
-
-    categories: Sequence[str] = ()
-    without: Sequence[str] = ()
-    features: Mapping[str, Scalar] = field(default_factory=dict)
-
-    @property
-    def needs_record(self) -> bool:
-        """Whether an item of which nothing is known cannot be meant."""
-        return bool(self.categories or self.features)
-
-
-ANY = Wanted()
 
 
 @dataclass(frozen=True, eq=False)

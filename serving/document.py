@@ -9,13 +9,14 @@ import msgspec
 from service.settings import Settings
 from serving.app import describe
 from serving.routes import router
-from serving.server import Server
+from serving.whole import whole_server
 
 
 def document() -> dict[str, Any]:
     """What /openapi.json answers."""
     with tempfile.TemporaryDirectory() as folder:
-        return describe(router(Server(Path(folder), Settings({})))).openapi()
+        _, server = whole_server(Path(folder), Settings({}))
+        return describe(router(server)).openapi()
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from service.versions.manifest import Manifest
 from serving.catalogue import Catalogue
 from serving.pages import Pages
 from serving.problems import Problem
+from serving.questions import Version
 
 log = logging.getLogger("serving.engine")
 
@@ -47,9 +48,10 @@ class Served:
         """The version's number."""
         return self.manifest.number
 
-    def age_seconds(self, now: float) -> float:
-        """Time since the version was created, by the clocks of trainer and server."""
-        return max(0.0, now - self.manifest.created_at)
+    @property
+    def version(self) -> Version:
+        """What answers say of it."""
+        return Version(self.number, self.manifest.created_at)
 
     @property
     def rows(self) -> str:
@@ -61,7 +63,7 @@ class Served:
         return {
             "number": self.number,
             "created_at": self.manifest.created_at,
-            "age_seconds": round(self.age_seconds(now), 3),
+            "age_seconds": round(self.version.age_seconds(now), 3),
             "watermark": self.manifest.watermark_ms / 1000,
         }
 
@@ -192,8 +194,10 @@ class Engine:
         """Jobs that wait for the one that runs."""
         return self._queue.qsize()
 
-    def ask(self, job: Job[T]) -> "asyncio.Future[T]":
+    def ask(self, job: Job[T], since: float | None = None) -> "asyncio.Future[T]":
         """A request's job, to be awaited on the running loop; cancelled in time it is not done.
+
+        since: monotonic time from which its wait counts, that of this call without it.
 
         Raises Problem 429 when so many wait that it would not be done in time; awaiting raises
         the same if it was not, and what the job raises.
@@ -201,7 +205,7 @@ class Engine:
         wait_seconds = self.waiting * self._seconds
         if self.waiting >= self._limit or wait_seconds > self._deadline_seconds:
             raise overloaded(self.waiting, wait_seconds)
-        until = time.monotonic() + self._deadline_seconds
+        until = (time.monotonic() if since is None else since) + self._deadline_seconds
         return asyncio.wrap_future(self._submit(job, until))
 
     def do(self, job: Job[T]) -> T:

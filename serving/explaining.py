@@ -4,7 +4,6 @@ Shapes: C candidates, T visible events, E events named for an item.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,24 +11,10 @@ import torch
 from service.actions import Id
 from service.model.ranker import Explanation, Ranker, Request
 from serving.engine import Tables
+from serving.questions import Explained, Said
 
 EVENTS = 5
 """So many events are named for an item, those that weighed most."""
-
-Said = dict[str, object]
-
-
-@dataclass(frozen=True)
-class Explained:
-    """Of one answer: what holds for all its items, and what for each."""
-
-    whole: Said
-    items: Sequence[Said]
-
-    def with_moves(self, moved_N: Sequence[float]) -> "Explained":
-        """And what a draw has added to each item's score."""
-        items = zip(self.items, moved_N, strict=True)
-        return replace(self, items=[{**one, "explored": moved} for one, moved in items])
 
 
 class Basis:

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from service.device import ON_CPU, Device
 from service.errors import FreshetError, VersionError
 from service.metrics import ServingMetrics
-from service.model.precision import Dense
 from service.model.ranker import Ranker, Step
 from service.model.readings import Readings
+from service.model.settings import Dense
 from service.versions import Manifest, Snapshot, VersionDirectory
 from serving.engine import Engine, Served, Tables
 from serving.refusals import Refusals

@@ -16,7 +16,8 @@ from service.errors import OffsetError, StreamError, VersionError
 from service.histories.erased import Erased, erase_from
 from service.histories.segments import Segment
 from service.histories.starting import TOPIC, alone, intake_after, intake_again, newest_histories
-from service.intake import Intake, IntakeSettings
+from service.intake import Intake
+from service.intake_settings import IntakeSettings
 from service.metrics import ServingMetrics
 from service.streams import Stream
 from service.versions import Manifest, VersionDirectory

@@ -15,7 +15,7 @@ from service.keys import Scope
 from service.metrics import ServingMetrics
 from serving.access import NOTES
 from serving.keys import Caller, Keyring, anybody
-from serving.limits import Bucket, LimitSettings, UserRates, too_many
+from serving.limits import Bucket, LimitSettings, Spent, UserRates, too_many
 from serving.problems import Problem, invalid_field
 
 Spends = Literal["rankings", "records"]
@@ -34,15 +34,13 @@ class Guard:
     """Checks keys, scopes and rates. Without a keyring anybody may do anything."""
 
     def __init__(
-        self, keyring: Keyring | None, limits: LimitSettings, metrics: ServingMetrics
+        self, keyring: Keyring | None, limits: LimitSettings, metrics: ServingMetrics, spent: Spent
     ) -> None:
         self.limits = limits
         self.keyed = keyring is not None
         self._keyring, self._metrics = keyring, metrics
-        self._anybody = anybody(limits)
-        self._users = UserRates(
-            limits.user_actions_per_second, limits.burst_seconds, limits.tracked_users
-        )
+        self._anybody = anybody(limits, spent.keys)
+        self._users = UserRates(limits.user_actions_per_second, limits.burst_seconds, spent.users)
 
     def needs(self, scope: Scope, spends: Spends | None = None) -> Sequence[Any]:
         """Dependencies of a route: a key with this scope, whose rate is not used up."""

@@ -10,7 +10,8 @@ from functools import partial
 from service.action_types import ActionTypes
 from service.blocks import Block
 from service.errors import OffsetError, StreamError
-from service.intake import Intake, IntakeSettings
+from service.intake import Intake
+from service.intake_settings import IntakeSettings
 from service.metrics import ServingMetrics
 from service.streams import Stream
 from serving.catalogue import Catalogue, CatalogueStep

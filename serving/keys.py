@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from service.actions import key_of
 from service.errors import SettingsError
 from service.keys import SCOPES, KeyEntry, Scope, new_key, parts_of, read_keys
 from service.metrics import ServingMetrics
-from serving.limits import Bucket, LimitSettings
+from serving.limits import MAX_KEYS, Bucket, LimitSettings
+from serving.times import OwnTimes, Times
 
 log = logging.getLogger("serving.keys")
 
@@ -35,13 +37,13 @@ class Caller:
         return self.entry is not None and self.entry.expired(datetime.now(UTC))
 
 
-def anybody(limits: LimitSettings) -> Caller:
+def anybody(limits: LimitSettings, times: Times) -> Caller:
     """The one caller of a server without keys."""
     return Caller(
         None,
         SCOPES,
-        Bucket(limits.rankings_per_second, limits.burst_seconds),
-        Bucket(limits.records_per_second, limits.burst_seconds),
+        _bucket("", "rankings", limits.rankings_per_second, limits, times),
+        _bucket("", "records", limits.records_per_second, limits, times),
     )
 
 
@@ -52,8 +54,16 @@ class Keyring:
     broken changes nothing: the keys known before stay, the log and a metric say so.
     """
 
-    def __init__(self, path: Path, limits: LimitSettings, metrics: ServingMetrics) -> None:
+    def __init__(
+        self,
+        path: Path,
+        limits: LimitSettings,
+        metrics: ServingMetrics,
+        times: Times | None = None,
+    ) -> None:
+        """times: where rates are counted, here alone without it."""
         self._path, self._limits, self._metrics = path, limits, metrics
+        self._times = OwnTimes(MAX_KEYS) if times is None else times
         self._decoy = new_key("decoy", ("read",)).entry
         self._lock = threading.Lock()
         self._looked, self._seen = time.monotonic(), _state(path)
@@ -93,28 +103,28 @@ class Keyring:
             log.info("keys read anew", extra={"fields": {"keys": len(self)}})
 
     def _take(self, entries: Mapping[str, KeyEntry]) -> None:
-        self._callers = {
-            key_id: self._caller(key_id, entry, self._callers.get(key_id))
-            for key_id, entry in entries.items()
-        }
+        self._callers = {key_id: self._caller(key_id, entry) for key_id, entry in entries.items()}
         self._metrics.keys.set(len(self._callers))
 
-    def _caller(self, key_id: str, entry: KeyEntry, before: Caller | None) -> Caller:
+    def _caller(self, key_id: str, entry: KeyEntry) -> Caller:
         limits = self._limits
+        rankings = entry.rankings_per_second or limits.rankings_per_second
+        records = entry.records_per_second or limits.records_per_second
         return Caller(
             key_id,
             entry.scopes,
-            self._bucket(entry.rankings_per_second or limits.rankings_per_second, before, 0),
-            self._bucket(entry.records_per_second or limits.records_per_second, before, 1),
+            _bucket(key_id, "rankings", rankings, limits, self._times),
+            _bucket(key_id, "records", records, limits, self._times),
             entry,
         )
 
-    def _bucket(self, per_second: float | None, before: Caller | None, which: int) -> Bucket:
-        """The bucket the key had, unless its rate is another now."""
-        had = (before.rankings, before.records)[which] if before else None
-        if had is not None and had.per_second == per_second:
-            return had
-        return Bucket(per_second, self._limits.burst_seconds)
+
+def _bucket(
+    key_id: str, what: str, per_second: float | None, limits: LimitSettings, times: Times
+) -> Bucket:
+    """The bucket the key had, unless its rate is another now."""
+    key = key_of(f"{what} {per_second} {key_id}")
+    return Bucket(per_second, limits.burst_seconds, times=times, key=key)
 
 
 def _state(path: Path) -> tuple[int, ...] | None:

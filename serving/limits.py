@@ -1,7 +1,6 @@
-"""How much one key and one user may send. All of it is counted in this process alone."""
+"""How much one key and one user may send, counted for all HTTP workers of a server together."""
 
 import math
-import threading
 import time
 from collections.abc import Callable
 from http import HTTPStatus
@@ -11,8 +10,12 @@ from pydantic import Field
 from service.actions import MAX_LIST
 from service.settings import Section
 from serving.problems import Problem
+from serving.times import WAYS, OwnTimes, SharedTimes, Times, shared_file
 
 MAX_BATCH = 10_000
+KEY_SETS = 1024
+MAX_KEYS = KEY_SETS * WAYS
+"""Keys, each for rankings and for records, whose rate is known."""
 Clock = Callable[[], float]
 
 
@@ -35,86 +38,114 @@ class LimitSettings(Section):
     """Users whose rate is known; of more, those seen longest ago start anew."""
 
 
+class Spent:
+    """Where it is counted what keys and users have sent."""
+
+    def __init__(self, keys: Times, users: Times) -> None:
+        self.keys, self.users = keys, users
+
+    @classmethod
+    def here(cls, limits: LimitSettings) -> "Spent":
+        """By this process alone."""
+        return cls(OwnTimes(MAX_KEYS), OwnTimes(limits.tracked_users))
+
+    @classmethod
+    def file(cls, limits: LimitSettings) -> int:
+        """Descriptor of memory that several processes count in."""
+        return shared_file(KEY_SETS + _user_sets(limits))
+
+    @classmethod
+    def shared(cls, file: int, limits: LimitSettings) -> "Spent":
+        """By all processes that inherited the descriptor."""
+        users = SharedTimes(file, KEY_SETS, _user_sets(limits))
+        return cls(SharedTimes(file, 0, KEY_SETS), users)
+
+
+def _user_sets(limits: LimitSettings) -> int:
+    """Twice the room, so that few sets are full before the table is."""
+    return max(1, 2 * limits.tracked_users // WAYS)
+
+
 class Bucket:
-    """Tokens that come at a rate up to a burst. Safe for several threads.
+    """Tokens that come at a rate up to a burst. Safe for several threads, and processes if `times`
+    is.
 
-    A batch of more tokens than the burst passes when the bucket is full, and leaves it in debt: the
+    All that is kept is when it is full again: a virtual scheduling algorithm (ITU-T I.371, GCRA). A
+    batch of more tokens than the burst passes when the bucket is full, and leaves it in debt: the
     rate holds, however records are packed.
-    """
-
-    def __init__(
-        self, per_second: float | None, burst_seconds: float, clock: Clock = time.monotonic
-    ) -> None:
-        self.per_second = per_second
-        self._rate = per_second or 0.0
-        self._burst = max(1.0, self._rate * burst_seconds)
-        self._clock = clock
-        self._tokens, self._at = self._burst, clock()
-        self._lock = threading.Lock()
-
-    def take(self, amount: int) -> float:
-        """Take tokens. Returns 0, or the seconds after which they would be there; then none are."""
-        if self.per_second is None:
-            return 0.0
-        with self._lock:
-            wait = self._wait(amount)
-            if wait == 0.0:
-                self._tokens -= amount
-            return wait
-
-    def wait(self, amount: int = 1) -> float:
-        """Seconds until so many tokens are there; takes none."""
-        if self.per_second is None:
-            return 0.0
-        with self._lock:
-            return self._wait(amount)
-
-    def _wait(self, amount: int) -> float:
-        now = self._clock()
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
-        self._at = now
-        return max(0.0, (min(amount, self._burst) - self._tokens) / self._rate)
-
-
-class UserRates:
-    """A bucket per user in bounded memory: 64-bit key -> the time at which it is full again.
-
-    A user who is not in the table has a full bucket, so that forgetting one whose time is over
-    forgets nothing. Only when more users than the table holds act within a burst do some start
-    anew too early. Safe for several threads.
     """
 
     def __init__(
         self,
         per_second: float | None,
         burst_seconds: float,
-        tracked: int,
+        clock: Clock = time.monotonic,
+        times: Times | None = None,
+        key: int = 0,
+    ) -> None:
+        self.per_second = per_second
+        self._rate = per_second or 0.0
+        self._burst = max(1.0, self._rate * burst_seconds)
+        self._clock, self._key = clock, key
+        self._times = OwnTimes(1) if times is None else times
+
+    def take(self, amount: int) -> float:
+        """Take tokens. Returns 0, or the seconds after which they would be there; then none are."""
+        return self._wait(amount, amount)
+
+    def wait(self, amount: int = 1) -> float:
+        """Seconds until so many tokens are there; takes none."""
+        return self._wait(amount, 0)
+
+    def _wait(self, amount: int, taken: int) -> float:
+        if self.per_second is None:
+            return 0.0
+        wait = 0.0
+
+        def take(full_at: float) -> float | None:
+            nonlocal wait
+            now = self._clock()
+            full_at = max(full_at, now)
+            tokens = self._burst - (full_at - now) * self._rate
+            wait = max(0.0, (min(amount, self._burst) - tokens) / self._rate)
+            return full_at + taken / self._rate if taken and not wait else None
+
+        self._times.change(self._key, take)
+        return wait
+
+
+class UserRates:
+    """A bucket per user: 64-bit key -> the time at which it is full again.
+
+    Only when more users than the table holds act within a burst do some start anew too early.
+    """
+
+    def __init__(
+        self,
+        per_second: float | None,
+        burst_seconds: float,
+        times: Times,
         clock: Clock = time.monotonic,
     ) -> None:
         self._spacing = 0.0 if per_second is None else 1.0 / per_second
         self._slack = max(self._spacing, burst_seconds)
-        self._tracked = tracked
-        self._full_at: dict[int, float] = {}
-        self._clock = clock
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._full_at)
+        self._times, self._clock = times, clock
 
     def takes(self, user_key: int) -> bool:
         """Whether one more action of this user is within the rate; if so it is counted."""
         if not self._spacing:
             return True
-        with self._lock:
+        taken = False
+
+        def take(full_at: float) -> float | None:
+            nonlocal taken
             now = self._clock()
-            full_at = max(self._full_at.get(user_key, now), now) + self._spacing
-            if full_at - now > self._slack + 1e-9:
-                return False
-            self._full_at.pop(user_key, None)  # the newest stands last
-            self._full_at[user_key] = full_at
-            if len(self._full_at) > self._tracked:
-                del self._full_at[next(iter(self._full_at))]
-            return True
+            full_at = max(full_at, now) + self._spacing
+            taken = full_at - now <= self._slack + 1e-9
+            return full_at if taken else None
+
+        self._times.change(user_key, take)
+        return taken
 
 
 def too_many(what: str, bucket: Bucket, wait_seconds: float) -> Problem:

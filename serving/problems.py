@@ -86,6 +86,16 @@ def invalid_field(field_path: str, detail: str) -> Problem:
     return Problem("invalid-field", HTTPStatus.UNPROCESSABLE_ENTITY, detail, field_path)
 
 
+def shutting_down() -> Problem:
+    """503: balancers should ask elsewhere."""
+    return Problem(
+        "not-ready",
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "the server is shutting down",
+        headers={"Retry-After": "1"},
+    )
+
+
 def explain(error: ValidationError) -> Problem:
     """What pydantic found wrong first, in the words of this API."""
     errors = error.errors(include_url=False, include_context=True, include_input=False)

@@ -19,7 +19,8 @@ from service.model.allowed import Allowed, allowed_rows
 from service.model.best import Best
 from service.model.ranker import Ranker, visible
 from service.model.readings import Tell, unheard
-from serving.catalogue import ANY, Catalogue, Wanted
+from serving.catalogue import Catalogue
+from serving.questions import ANY, Wanted
 
 
 @dataclass(frozen=True)

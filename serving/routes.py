@@ -1,4 +1,4 @@
-"""Every route of the API: reads the body, hands a job to the engine or records to the log."""
+"""Every route of the API: reads the body, hands a question to the core or records to the log."""
 
 import asyncio
 import time
@@ -15,10 +15,9 @@ from starlette.convertors import IntegerConvertor, register_url_convertor
 from service.actions import Id, Impression
 from service.errors import StreamError
 from service.logs import hashed
-from serving import batches, scoring
+from serving import batches
 from serving.access import NOTES
 from serving.body import read_body
-from serving.catalogue import Wanted
 from serving.connections import ASKED, GONE
 from serving.exploration import DIVERSE, draw_of
 from serving.guard import Meter
@@ -34,6 +33,7 @@ from serving.messages import (
 )
 from serving.openapi import EXPLAINED, TIMED, problems, takes, takes_batch
 from serving.problems import Problem, explain, invalid_field
+from serving.questions import Question, Rank, Ranking, Recommend, Wanted, answer
 from serving.server import Server
 
 M = TypeVar("M", bound=BaseModel)
@@ -79,7 +79,7 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
         started = time.perf_counter()
         asked = _parse(RankRequest, body)
         server.guard.require_candidates(len(asked.items))
-        job = scoring.Rank(
+        question = Rank(
             user_key(asked.user),
             asked.items,
             keys_of("items", asked.items),
@@ -88,7 +88,7 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
             _explain(server, request),
             draw_of(_explore(server, asked), _request_id(request, asked), user_key(asked.user)),
         )
-        return await _ranked(server, request, asked, job, started)
+        return await _ranked(server, request, asked, question, started)
 
     @routes.post(
         "/v1/recommend",
@@ -102,7 +102,7 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
         body = await _body(server, request)
         started = time.perf_counter()
         asked = _parse(RecommendRequest, body)
-        job = scoring.Recommend(
+        question = Recommend(
             user_key(asked.user),
             asked.n,
             asked.exclude_seen,
@@ -115,7 +115,7 @@ def _add_ranking(routes: APIRouter, server: Server) -> None:
             asked.diversity,
             draw_of(_explore(server, asked), _request_id(request, asked), user_key(asked.user)),
         )
-        return await _ranked(server, request, asked, job, started)
+        return await _ranked(server, request, asked, question, started)
 
 
 def _add_log(routes: APIRouter, server: Server) -> None:
@@ -174,7 +174,7 @@ def _add_state(routes: APIRouter, server: Server) -> None:
     )
     async def versions() -> Response:
         """The version that answers, those that exist, what is pinned, held and refused."""
-        return _json(await asyncio.to_thread(server.versions))
+        return _json(await server.core.versions())
 
     may_decide = server.guard.needs("admin")
 
@@ -186,7 +186,7 @@ def _add_state(routes: APIRouter, server: Server) -> None:
     )
     async def activate(number: Number) -> Response:
         """Pin a version: every server answers from it within its next look."""
-        return _json(await asyncio.to_thread(server.activate, number))
+        return _json(await server.core.activate(number))
 
     @routes.post(
         "/v1/versions/unpin",
@@ -196,7 +196,7 @@ def _add_state(routes: APIRouter, server: Server) -> None:
     )
     async def unpin(_: Request) -> Response:
         """Follow the newest version again."""
-        return _json(await asyncio.to_thread(server.unpin))
+        return _json(await server.core.unpin())
 
     @routes.get("/health/live", response_model=HealthAnswer, responses=problems())
     async def live() -> Response:
@@ -206,7 +206,7 @@ def _add_state(routes: APIRouter, server: Server) -> None:
     @routes.get("/health/ready", response_model=HealthAnswer, responses=problems(503))
     async def ready() -> Response:
         """A version is loaded and warm, histories are restored, and the server is not stopping."""
-        server.require_ready()
+        await server.core.require_ready()
         return _json({"status": "ok"})
 
     open_metrics = server.settings.open_metrics
@@ -219,7 +219,7 @@ def _add_state(routes: APIRouter, server: Server) -> None:
     )
     async def metrics() -> Response:
         """Prometheus exposition format 0.0.4."""
-        text = server.exposition()
+        text = await server.exposition()
         return Response(text, headers={"Content-Type": server.metrics.content_type})
 
 
@@ -227,19 +227,19 @@ async def _ranked(
     server: Server,
     request: Request,
     asked: RankRequest | RecommendRequest,
-    job: scoring.Rank | scoring.Recommend,
+    question: Question,
     started: float,
 ) -> Response:
     request_id = _request_id(request, asked)
     request.scope[NOTES].update(request_id=request_id, user=hashed(asked.user))
     asked_at = time.perf_counter()
-    ranking = await _unless_gone(request, server.engine.ask(job))
+    ranking = await _unless_gone(request, server.core.ask(question))
     engine_ms = (time.perf_counter() - asked_at) * 1000
     request.scope[NOTES]["version"] = ranking.served.number
-    body = _json(scoring.answer(ranking, request_id, time.perf_counter() - started))
+    body = _json(answer(ranking, request_id, time.perf_counter() - started))
     body.headers["Server-Timing"] = f"engine;dur={engine_ms:.3f}"
     if server.settings.log_impressions and ranking.items:
-        server.impressions.offer(_impression(asked.user, job.at_ms, request_id, ranking))
+        server.impressions.offer(_impression(asked.user, question.at_ms, request_id, ranking))
     return body
 
 
@@ -256,7 +256,7 @@ async def _unless_gone(request: Request, asked: "asyncio.Future[T]") -> T:
         raise
 
 
-def _impression(user: Id, at_ms: int, request_id: str, ranking: scoring.Ranking) -> Impression:
+def _impression(user: Id, at_ms: int, request_id: str, ranking: Ranking) -> Impression:
     return Impression(
         request=request_id,
         user=user,
@@ -275,9 +275,9 @@ async def _body(server: Server, request: Request) -> bytes:
 
 def _append_actions(server: Server, body: bytes, meter: Meter) -> Response:
     batch = batches.read_actions(body, server.rules, time.time(), meter)
-    answer = _append(server, "actions", batch)
+    response = _append(server, "actions", batch)
     server.metrics.actions_appended_total.inc(len(batch.accepted))
-    return answer
+    return response
 
 
 def _append_impressions(server: Server, body: bytes, meter: Meter) -> Response:
@@ -301,9 +301,9 @@ def _append(server: Server, topic: str, batch: batches.Batch[Any]) -> Response:
             f"{error}; send the batch again: actions with an id count once",
             headers={"Retry-After": "1"},
         ) from error
-    (server.items if topic == "items" else server.histories).wake()
-    answer = {"accepted": len(batch.accepted), "rejected": [r.model_dump() for r in batch.rejected]}
-    return _json(answer, HTTPStatus.ACCEPTED)
+    server.core.appended(topic)
+    said = {"accepted": len(batch.accepted), "rejected": [r.model_dump() for r in batch.rejected]}
+    return _json(said, HTTPStatus.ACCEPTED)
 
 
 def _explain(server: Server, request: Request) -> bool:

@@ -1,27 +1,23 @@
-"""What a request asks of the engine: one ranking, all of it by one version.
+"""What the engine does about a question: one ranking, all of it by one version.
 
 Shapes: C candidates (K where they were found), N returned items, M draws, D width.
 """
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import repeat
 
-import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
 from service.actions import Id
-from service.histories.rings import Longs
-from service.model.posterior import Draw
 from service.model.ranker import Request, Scores
-from serving.catalogue import ANY, Catalogue, Wanted
+from serving import questions
+from serving.catalogue import Catalogue
 from serving.diversity import diverse
 from serving.engine import Served, Tables, Together
-from serving.explaining import Basis, Explained
+from serving.explaining import Basis
 from serving.exploration import Floats, best, marked, propensities
+from serving.questions import Question, Ranking
 from serving.retrieval import Search
 
 RERANKED = 256
@@ -30,36 +26,8 @@ MAX_SKIPPED = 10_000
 """And at most, where pages that are not remembered are gone through."""
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """The best items, sorted, with every head's value, and what they were scored with."""
-
-    served: Served
-    history: int
-    """How many events of the user the scoring saw."""
-    items: Sequence[Id]
-    score_N: list[float]
-    next_item_N: list[float]
-    actions: dict[str, list[float]] | None
-    """N probabilities per action type."""
-    left_out: int = 0
-    """Candidates that may not be shown at the time of the request."""
-    explained: Explained | None = None
-    propensity_N: list[float] | None = None
-    """Chance of each item to be in the list; None where nothing was left to chance."""
-
-
-@dataclass(frozen=True)
-class Rank(Together):
-    """Job: put the given candidates in order. Ties keep the order in which they were sent."""
-
-    user_key: int
-    items: Sequence[Id]
-    key_C: Longs
-    at_ms: int
-    n: int | None
-    explain: bool = False
-    draw: Draw | None = None
+class Rank(questions.Rank, Together):
+    """Job: answers its question."""
 
     @property
     def rows(self) -> int:
@@ -110,21 +78,8 @@ def _shown(
     return _ranking(served, history, job.items, scores, order_N, left_out, basis, chances_C)
 
 
-@dataclass(frozen=True)
-class Recommend:
-    """Job: the best n items of the catalogue for a user."""
-
-    user_key: int
-    n: int
-    exclude_seen: bool
-    exclude_key_E: Longs
-    at_ms: int
-    wanted: Wanted = ANY
-    explain: bool = False
-    request: str = ""
-    page: int = 0
-    diversity: float = 0.0
-    draw: Draw | None = None
+class Recommend(questions.Recommend):
+    """Job: answers its question."""
 
     def __call__(self, tables: Tables) -> Ranking:
         """Retrieve by exact search, then rank what was found.
@@ -176,6 +131,12 @@ class Recommend:
         return order_N, propensities(marked(lists_MN.numpy(), len(vectors_KD)))
 
 
+def job(question: Question) -> Rank | Recommend:
+    """What answers a question."""
+    kind = Rank if isinstance(question, questions.Rank) else Recommend
+    return kind(**vars(question))
+
+
 def _order(scores: Scores) -> Tensor:
     """Candidates by their score, best first; of equals the first."""
     return scores.score_C.argsort(descending=True, stable=True)
@@ -196,7 +157,7 @@ def _ranking(
     if explained is not None and explored is not None:
         explained = explained.with_moves(_values(explored.moved_C[order_N]))
     return Ranking(
-        served=served,
+        served=served.version,
         history=history,
         items=[items[place] for place in order_N.tolist()],
         score_N=_values(scores.score_C[order_N]),
@@ -218,42 +179,3 @@ def _values(score_N: Tensor) -> list[float]:
     # Six decimals are what fp32 holds of a logit; more digits only make answers longer.
     values: list[float] = score_N.double().round(decimals=6).tolist()
     return values
-
-
-class Row(msgspec.Struct, gc=False, omit_defaults=True):
-    """One item of an answer."""
-
-    item: Id
-    score: float
-    next_item: float
-    actions: dict[str, float] | None
-    explanation: dict[str, object] | None = None
-    propensity: float | None = None
-
-
-def answer(ranking: Ranking, request_id: str, took_seconds: float) -> dict[str, object]:
-    """The ranking as the body of an answer."""
-    why = ranking.explained
-    rows = map(
-        Row, ranking.items, ranking.score_N, ranking.next_item_N, _heads(ranking),
-        repeat(None) if why is None else why.items, ranking.propensity_N or repeat(None),
-    )  # fmt: skip
-    whole: dict[str, object] = {} if why is None else {"explanation": why.whole}
-    return whole | {
-        "request_id": request_id,
-        "version": ranking.served.number,
-        "version_age_seconds": round(ranking.served.age_seconds(time.time()), 3),
-        "took_ms": round(took_seconds * 1000, 3),
-        "left_out": ranking.left_out,
-        "items": list(rows),
-    }
-
-
-def _heads(ranking: Ranking) -> Sequence[dict[str, float] | None]:
-    if ranking.actions is None:
-        return [None] * len(ranking.items)
-    rows: list[dict[str, float]] = [{} for _ in ranking.items]
-    for name, value_N in ranking.actions.items():
-        for row, value in zip(rows, value_N, strict=True):
-            row[name] = value
-    return rows

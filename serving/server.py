@@ -1,200 +1,71 @@
-"""One server: its stream, its versions, its threads. The HTTP application is built around it."""
+"""What takes requests in: who may ask, what may be appended, and whom to ask for rankings."""
 
-import time
-from collections.abc import Iterable, Mapping
-from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from kernels.crew import Crew
 from service.action_types import ActionTypes
-from service.histories.local import LocalHistories
-from service.histories.settings import HistorySettings
-from service.intake import IntakeSettings
+from service.intake_settings import IntakeSettings
 from service.metrics import ServingMetrics
-from service.model.readings import Readings
-from service.redis.announcements import Listener
-from service.redis.settings import redis_of
 from service.settings import Settings
-from service.streams import open_stream
-from service.versions.settings import versions_of
-from serving import pins
+from service.streams import Stream
+from serving.backend import Backend
 from serving.batches import Rules
-from serving.engine import Engine, Tables, not_ready
-from serving.follow import VersionFollower
-from serving.fresh import HistoryFollower
 from serving.guard import Guard
 from serving.impressions import ImpressionLog
-from serving.items import ItemFollower
 from serving.keys import Keyring
-from serving.limits import LimitSettings
-from serving.pages import Pages
-from serving.problems import Problem
-from serving.remote import RemoteHistories
-from serving.settings import ServingSettings, computing
-from serving.sources import HistorySource
+from serving.limits import LimitSettings, Spent
+from serving.settings import ServingSettings
 
 
 class Server:
-    """Everything behind the routes. `data` holds `stream/` and `versions/`; both may be empty."""
+    """Everything behind the routes. The HTTP application is built around it."""
 
-    def __init__(self, data: Path, settings: Settings) -> None:
+    def __init__(
+        self,
+        data: Path,
+        settings: Settings,
+        core: Backend,
+        stream: Stream,
+        metrics: ServingMetrics,
+        spent: Spent | None = None,
+    ) -> None:
+        """data: where the key file is. stream: what is appended to; closed with the server. spent:
+        where rates are counted, by this process alone without it."""
         self.settings = settings.section("serving", ServingSettings)
-        self.actions = settings.section("actions", ActionTypes)
-        self.intake = settings.section("intake", IntakeSettings)
-        self.metrics = ServingMetrics()
-        self.guard = self._guard(data, settings.section("limits", LimitSettings))
-        self.directory = versions_of(settings, data)
-        self.stream = open_stream(settings, data)
-        kept = settings.section("histories", HistorySettings)
-        self.readings = Readings(
-            self.settings.reading_bytes,
-            lambda outcome: self.metrics.readings_total.labels(outcome).inc(),
-        )
-        tables = Tables(
-            LocalHistories(kept),
-            readings=self.readings,
-            crew=Crew(self.settings.search_threads),
-            pages=Pages(self.settings.pages_bytes, self.settings.pages_seconds),
-        )
-        self.engine = Engine(tables, self.settings.queue_limit, self.settings.deadline_seconds)
-        self.follower = VersionFollower(
-            self.directory, self.engine, self.metrics, self.settings.poll_seconds, self.readings,
-            self.settings.dense, computing(self.settings),
-        )  # fmt: skip
-        self.redis = redis_of(settings)
-        self.histories = self._source(kept)
-        self.listeners = [] if self.redis is None else [Listener(self.redis, self._hear)]
-        self.items = ItemFollower(
-            self.stream, self.engine, self.metrics, self.actions, self.intake, self.settings
-        )
+        self.core, self.stream, self.metrics = core, stream, metrics
+        self.guard = self._guard(data, settings.section("limits", LimitSettings), spent)
         self.impressions = ImpressionLog(
-            self.stream, self.settings.impressions_queue, self.metrics.impressions_dropped_total
+            stream, self.settings.impressions_queue, metrics.impressions_dropped_total
         )
-        self.rules = Rules(
-            tuple(self.actions.codes),
-            self.intake.max_future_seconds,
-            self.intake.max_late_seconds,
-        )
-        self._draining = False
+        intake = settings.section("intake", IntakeSettings)
+        types = settings.section("actions", ActionTypes)
+        self.rules = Rules(tuple(types.codes), intake.max_future_seconds, intake.max_late_seconds)
 
-    def start(self) -> None:
-        """Start every thread; ready is once a version is warm and the histories are there."""
-        self.engine.start()
+    async def start(self) -> None:
+        """Start the core and the impression log."""
         self.impressions.start()
-        self.histories.start()
-        self.items.start()
-        self.follower.start()
-        for listener in self.listeners:
-            listener.start()
-
-    def _source(self, kept: HistorySettings) -> HistorySource:
-        """Histories of this process, or those in Redis where the settings have it."""
-        directory, stream, metrics = self.directory, self.stream, self.metrics
-        if self.redis is not None:
-            remote = RemoteHistories(
-                directory, stream, self.redis, kept, metrics, self.settings, self._forget
-            )
-            self.engine.read_elsewhere(remote.read)
-            return remote
-        return HistoryFollower(
-            directory, stream, self.engine, metrics, self.actions, self.intake, self.settings
-        )
+        await self.core.start()
 
     def drain(self) -> None:
         """Say "not ready" from now on; requests are still answered."""
-        self._draining = True
+        self.core.drain()
 
     def close(self) -> None:
-        """Stop in the order in which work flows: followers, the engine, the log."""
-        self._draining = True
-        for listener in self.listeners:
-            listener.close()
-        self.follower.close()
-        self.histories.close()
-        self.items.close()
-        self.engine.close()
+        """Stop in the order in which work flows: the core, the log."""
+        self.core.close()
         self.impressions.close()
         self.stream.close()
 
-    @property
-    def ready(self) -> bool:
-        """Whether balancers should send requests here."""
-        caught_up = self.histories.caught_up.is_set() and self.items.caught_up.is_set()
-        return self.engine.served is not None and caught_up and not self._draining
-
-    def require_ready(self) -> None:
-        """Raise Problem 503 unless balancers should send requests here."""
-        if self._draining:
-            raise Problem(
-                "not-ready",
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "the server is shutting down",
-                headers={"Retry-After": "1"},
-            )
-        if not self.ready:
-            raise not_ready()
-
-    def versions(self) -> dict[str, Any]:
-        """What this server serves, could serve and refused to serve."""
-        served, standing = self.engine.served, self.follower.standing
-        refused = {one.number: one.reason for one in self.follower.refusals.all()}
-        return {
-            "served": served and served.describe(time.time()),
-            "pinned": standing.pinned,
-            "generation": min(standing.generation, self.histories.obeyed),
-            "available": self.directory.numbers(),
-            "held": _reasons(standing.held),
-            "refused": _reasons(refused),
-            "compute": {
-                "rows": served.rows if served else None,
-                "dense": served.ranker.dense if served else None,
-                "device": str(served.ranker.device) if served else None,
-                "threads": torch.get_num_threads(),
-            },
-        }
-
-    def activate(self, number: int) -> dict[str, int | None]:
-        """Write the pin that every server obeys: this one at once, others at their next look."""
-        return self._decided(pins.activate(self.directory, number), number)
-
-    def unpin(self) -> dict[str, int | None]:
-        """Write that every server follows the newest version again."""
-        return self._decided(pins.unpin(self.directory), None)
-
-    def exposition(self) -> bytes:
+    async def exposition(self) -> bytes:
         """All metrics as text, those that age brought up to date."""
-        metrics = self.metrics
-        if (served := self.engine.served) is not None:
-            metrics.version_age_seconds.set(served.age_seconds(time.time()))
-        metrics.ready.set(self.ready)
-        metrics.catalogue_items.set(len(self.engine.catalogue))
-        metrics.catalogue_unseen_items.set(self.engine.catalogue.unseen)
-        metrics.engine_waiting.set(self.engine.waiting)
-        metrics.impressions_queued.set(self.impressions.waiting)
-        metrics.readings_bytes.set(self.readings.nbytes)
-        return metrics.text()
+        self.measure()
+        return await self.core.exposition()
 
-    def _guard(self, data: Path, limits: LimitSettings) -> Guard:
+    def measure(self) -> None:
+        """Bring up to date what changes by itself."""
+        self.metrics.impressions_queued.set(self.impressions.waiting)
+
+    def _guard(self, data: Path, limits: LimitSettings, spent: Spent | None) -> Guard:
         file = self.settings.keys
-        keyring = None if file is None else Keyring(data / file, limits, self.metrics)
-        return Guard(keyring, limits, self.metrics)
-
-    def _hear(self) -> None:
-        """A version was announced: look for it now."""
-        self.metrics.announcements_heard_total.inc()
-        self.follower.wake()
-
-    def _forget(self, user_keys: Iterable[int]) -> None:
-        """Drop what versions have read of erased users."""
-        self.engine.do(lambda tables: tables.readings.drop(user_keys))
-
-    def _decided(self, generation: int, pinned: int | None) -> dict[str, int | None]:
-        self.follower.wake()
-        return {"generation": generation, "pinned": pinned}
-
-
-def _reasons(reasons: Mapping[int, str]) -> list[dict[str, int | str]]:
-    return [{"number": number, "reason": reason} for number, reason in reasons.items()]
+        spent = spent or Spent.here(limits)
+        keyring = None if file is None else Keyring(data / file, limits, self.metrics, spent.keys)
+        return Guard(keyring, limits, self.metrics, spent)

@@ -4,9 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from service.device import Device, chosen
-from service.errors import SettingsError
-from service.model.precision import Dense, on
+from service.model.settings import Dense
 from service.settings import Section
 
 
@@ -67,14 +65,3 @@ class ServingSettings(Section):
     """Longest time that a request body may take to arrive; then the answer is 408."""
     drain_seconds: float = Field(0.5, ge=0)
     """Time between "not ready" and the last request taken, so that balancers notice."""
-
-
-def computing(settings: ServingSettings) -> Device:
-    """Where models compute. Raises SettingsError where that is not to be had."""
-    device = chosen(settings.device, "serving.device")
-    if settings.dense not in ("auto", *on(device)):
-        raise SettingsError(
-            f"setting serving.dense = {settings.dense!r} runs on the CPU alone; set it to "
-            f'{", ".join(on(device))} or auto, or serving.device to "cpu"'
-        )
-    return device

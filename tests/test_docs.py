@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from service.action_types import ActionType, ActionTypes
 from service.histories.settings import HistorySettings
-from service.intake import IntakeSettings
+from service.intake_settings import IntakeSettings
 from service.metrics import HistoryMetrics, ServingMetrics, TrainerMetrics
 from service.model.settings import ModelSettings
 from service.redis.settings import RedisSettings

@@ -12,7 +12,8 @@ from service.errors import SettingsError
 from service.histories.erased import Erased
 from service.histories.local import LocalHistories
 from service.histories.settings import HistorySettings
-from service.intake import Intake, IntakeSettings
+from service.intake import Intake
+from service.intake_settings import IntakeSettings
 from service.metrics import TrainerMetrics
 from service.model.network import Network
 from service.model.settings import ModelSettings

@@ -14,7 +14,7 @@ from service.client import Client, RequestError
 from service.commands.action_table import CANONICAL_INTEGER
 from service.commands.folder import DataFolder
 from service.errors import InputError, VersionError
-from service.intake import IntakeSettings
+from service.intake_settings import IntakeSettings
 from service.settings import Settings
 from service.versions import VersionDirectory
 from service.versions.decisions import Erase

@@ -5,7 +5,8 @@ import logging
 from service.action_types import ActionTypes
 from service.errors import OffsetError, VersionError
 from service.histories.segments import Segment, segments_of
-from service.intake import Intake, IntakeSettings
+from service.intake import Intake
+from service.intake_settings import IntakeSettings
 from service.streams import Stream
 from service.versions import Manifest, VersionDirectory
 

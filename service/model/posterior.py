@@ -16,19 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from service.draws import Draw
+
 FACTOR = "exploration.factor"
 """Name of the Cholesky factors [A, Z, Z] of the precisions among a snapshot's dense weights."""
 DRAWS = 256
 """Draws of all scores, beside the one that a list is made by, that tell how probable it was."""
-
-
-class Draw(NamedTuple):
-    """What one request asks of the posterior."""
-
-    scale: float
-    """Of its standard deviation."""
-    seed: int
-    """From 0 on. The same one gives the same draws."""
 
 
 class Explored(NamedTuple):

@@ -7,7 +7,7 @@ both only in layers that are wide enough.
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +19,9 @@ from service.model.compiled import CompiledAsker
 from service.model.network import Network
 from service.model.plain import PlainAsker
 from service.model.products import Codes
+from service.model.settings import Dense
 
 log = logging.getLogger(__name__)
-
-Dense = Literal["auto", "fp32", "bf16", "int8"]
 
 PRECISIONS: dict[Dense, torch.dtype] = {
     "fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8,

@@ -16,6 +16,7 @@ from torch import Tensor
 from kernels.reserved import Reserved
 from service.action_types import ActionTypes
 from service.device import ON_CPU, Device
+from service.draws import Draw
 from service.errors import ModelMismatch, VersionError
 from service.histories.local import Histories
 from service.histories.rings import Longs
@@ -25,8 +26,8 @@ from service.model.dense import Model
 from service.model.hstu import window_start
 from service.model.items import ItemRows, RowStep
 from service.model.placed import PlacedRows
-from service.model.posterior import Draw, Explored
-from service.model.precision import Dense, asker_of, chosen
+from service.model.posterior import Explored
+from service.model.precision import asker_of, chosen
 from service.model.prior import COUNTS, COUNTS_ORIGIN
 from service.model.readings import (
     EXTENDED,
@@ -39,7 +40,7 @@ from service.model.readings import (
     unheard,
 )  # fmt: skip
 from service.model.scans import add_if_seen
-from service.model.settings import ModelSettings
+from service.model.settings import Dense, ModelSettings
 from service.versions import Snapshot
 
 __all__ = [

@@ -6,6 +6,10 @@ from pydantic import Field, model_validator
 
 from service.settings import Section
 
+Dense = Literal["auto", "fp32", "bf16", "int8"]
+"""How a server computes matrix products: auto is what measures fastest on its
+machine, of those that are exact enough."""
+
 
 class ModelSettings(Section):
     """The shape of the model: section [model]. A version is tied to it."""

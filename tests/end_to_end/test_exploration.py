@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from service.draws import Draw
 from service.histories.local import LocalHistories
 from service.histories.settings import HistorySettings
-from service.model.posterior import Draw
 from service.model.ranker import Ranker, Request, described
 from service.settings import Settings
 from trainer.build import Plan

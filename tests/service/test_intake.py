@@ -19,7 +19,8 @@ from service.actions import MAX_ID_BYTES, MAX_LIST, key_of
 from service.blocks import MAX_TEXT_SHOWN, Block
 from service.errors import OffsetError
 from service.histories.erased import Erased
-from service.intake import Intake, IntakeSettings
+from service.intake import Intake
+from service.intake_settings import IntakeSettings
 from service.streams import LocalStream, LocalStreamSettings
 
 NOW_MS = 1_732_096_800_000

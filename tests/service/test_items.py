@@ -10,7 +10,8 @@ import pytest
 from service.action_types import ActionTypes
 from service.actions import partition_of_key
 from service.blocks import Block
-from service.intake import Intake, IntakeSettings
+from service.intake import Intake
+from service.intake_settings import IntakeSettings
 from service.items import (
     MAX_CATEGORIES,
     MAX_CATEGORY_BYTES,

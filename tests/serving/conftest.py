@@ -27,7 +27,9 @@ from service.settings import Settings
 from service.versions import Manifest, RowIds, SlotRows, Snapshot, VersionDirectory
 from serving.app import create_app
 from serving.connections import connections
+from serving.core import Core
 from serving.server import Server
+from serving.whole import whole_server
 
 MODEL = ModelSettings(dim=16, layers=2, heads=1, qk_width=8, v_width=8, window=16)
 ITEMS = [f"i{number}" for number in range(40)]
@@ -100,6 +102,7 @@ class Publisher:
 class Site:
     """A running server and ways to talk to it."""
 
+    core: Core
     server: Server
     http: httpx.Client
     client: Client
@@ -133,7 +136,7 @@ class Site:
 def running(data: Path, **sections: Any) -> Iterator[Site]:
     # Not by measuring: what is answered is compared with what is computed here.
     sections["serving"] = {"dense": "fp32", **sections.get("serving", {})}
-    server = Server(data, Settings(sections))
+    core, server = whole_server(data, Settings(sections))
     config = uvicorn.Config(
         create_app(server),
         port=0,
@@ -154,14 +157,14 @@ def running(data: Path, **sections: Any) -> Iterator[Site]:
             httpx.Client(base_url=url, timeout=30) as raw,
             Client(url, 30, patience_seconds=0.0) as client,
         ):
-            yield Site(server, raw, client)
+            yield Site(core, server, raw, client)
     finally:
         http.should_exit = True
         thread.join()
         # FastAPI remembers the routes of every application, and they their server: its tables would
         # go on reserving most of a terabyte of addresses, and a process has 128.
-        del server.engine._tables
-        vars(server.items).clear()
+        del core.engine._tables
+        vars(core.items).clear()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from service.metrics import ServingMetrics
 from serving.batches import Rules, read_actions, read_impressions
 from serving.guard import Guard, Meter
 from serving.keys import anybody
-from serving.limits import MAX_BATCH, LimitSettings
+from serving.limits import MAX_BATCH, LimitSettings, Spent
 from serving.problems import Problem
 
 NOW = 1_732_096_800.0
@@ -18,7 +18,8 @@ GOOD = {"user": "u1", "item": "i9", "action": "click", "at": NOW - 5}
 
 def unlimited() -> Meter:
     limits = LimitSettings()
-    return Meter(Guard(None, limits, ServingMetrics()), anybody(limits))
+    spent = Spent.here(limits)
+    return Meter(Guard(None, limits, ServingMetrics(), spent), anybody(limits, spent.keys))
 
 
 def body(*actions: object) -> bytes:

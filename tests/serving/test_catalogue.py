@@ -19,8 +19,9 @@ from service.model.network import Network
 from service.model.ranker import COUNTS, COUNTS_ORIGIN, Ranker, described
 from service.model.settings import ModelSettings
 from service.versions import RowIds, SlotRows, Snapshot
-from serving.catalogue import ANY, Catalogue, Wanted
+from serving.catalogue import Catalogue
 from serving.category_sets import CategorySets
+from serving.questions import ANY, Wanted
 from serving.retrieval import Search
 
 MODEL = ModelSettings(

@@ -61,7 +61,7 @@ def test_nothing_and_equal_scores_are_lists_too() -> None:
 
 
 def test_recommendations_differ_more_with_it_and_begin_alike(site: Site) -> None:
-    tables = site.server.engine.do(lambda tables: tables)
+    tables = site.core.engine.do(lambda tables: tables)
     ranker = tables.require_served().ranker
 
     def listed(**options: Any) -> tuple[list[Any], float]:

@@ -103,7 +103,7 @@ def test_a_half_written_version_is_not_seen(site, publish):
 
 def test_a_version_whose_model_does_not_fit_is_refused(site, publish):
     other = MODEL.model_copy(update={"dim": 32})
-    publish(2, model=described(other, site.server.actions, action_heads=True))
+    publish(2, model=described(other, site.core.actions, action_heads=True))
     assert "does not fit" in refused(site, 2)["reason"]
     publish(3, model={"nothing": 1})
     refused(site, 3)

@@ -12,7 +12,7 @@ from service.action_types import ActionTypes
 from service.actions import Action, key_of
 from service.histories.local import LocalHistories
 from service.histories.settings import HistorySettings
-from service.intake import IntakeSettings
+from service.intake_settings import IntakeSettings
 from service.metrics import Readings, ServingMetrics
 from service.streams.local import LocalStream
 from service.versions.decisions import Erase
@@ -225,12 +225,12 @@ def test_what_was_read_of_an_erased_user_is_forgotten_too(publish, run_site, cli
 
         def read() -> bool:
             site.client.rank("u1", ["i3"])
-            return len(site.server.readings.get(key_of("u1")).kept.seen) == 2
+            return len(site.core.readings.get(key_of("u1")).kept.seen) == 2
 
         site.until(read)
         number = publish.directory.decide(Erase(user=key_of("u1"), before_ms=2**50, at=1.0))
         site.until(lambda: site.client.versions()["generation"] == number)
-        assert site.server.readings.get(key_of("u1")) is None
+        assert site.core.readings.get(key_of("u1")) is None
 
 
 def test_a_server_that_starts_erases_what_an_older_version_still_holds(publish, tmp_path, segment):

@@ -260,7 +260,7 @@ def test_neither_log_nor_answer_nor_metric_ever_holds_a_key(guarded, token, capl
         for headers in (key(secret), {"Authorization": f"Bearer {secret}"}):
             for url, body in (("/v1/rank", RANK), ("/v1/actions", {}), ("/nowhere", {})):
                 told.append(site.http.post(url, json=body, headers=headers).text)
-    monkeypatch.setattr(site.server.engine, "ask", None)
+    monkeypatch.setattr(site.core.engine, "ask", None)
     site.http.post("/v1/rank", json=RANK, headers=key(reader))  # an error with its trace
     told.append(site.http.get("/metrics").text)
     lines = "\n".join(map(JsonFormatter().format, caplog.records))

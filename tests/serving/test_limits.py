@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.limits import Bucket, UserRates, too_many
+from serving.times import OwnTimes
 
 
 class Time:
@@ -51,9 +52,10 @@ def test_a_batch_beyond_the_burst_passes_a_full_bucket_and_is_paid_for_later(clo
 
 def test_without_a_rate_everything_passes(clock):
     assert Bucket(None, 1.0, clock).take(10**9) == 0.0
-    rates = UserRates(None, 1.0, 4, clock)
+    times = OwnTimes(4)
+    rates = UserRates(None, 1.0, times, clock)
     assert all(rates.takes(7) for _ in range(100))
-    assert len(rates) == 0
+    assert len(times) == 0
 
 
 @given(st.lists(st.tuples(st.floats(0, 2), st.integers(1, 40)), min_size=1, max_size=60))
@@ -70,7 +72,7 @@ def test_in_any_time_no_more_passes_than_rate_and_burst_and_one_batch(sends):
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3)), max_size=80))
 def test_a_user_s_rate_is_that_of_a_bucket_of_their_own(sends):
     clock = Time()
-    rates = UserRates(5.0, 2.0, 16, clock)
+    rates = UserRates(5.0, 2.0, OwnTimes(16), clock)
     buckets = [Bucket(5.0, 2.0, clock) for _ in range(4)]
     for pause, user in sends:
         clock.now += pause
@@ -81,12 +83,13 @@ def test_a_user_s_rate_is_that_of_a_bucket_of_their_own(sends):
 
 
 def test_users_beyond_the_table_cost_the_one_seen_longest_ago(clock):
-    rates = UserRates(1.0, 1.0, 2, clock)
+    times = OwnTimes(2)
+    rates = UserRates(1.0, 1.0, times, clock)
     assert rates.takes(1)
     assert not rates.takes(1)
     assert rates.takes(2)
     assert rates.takes(3)  # 1 leaves
-    assert len(rates) == 2
+    assert len(times) == 2
     assert not rates.takes(3)
     assert rates.takes(1)
 

@@ -20,7 +20,7 @@ def test_readiness_is_a_metric_too(site):
 def test_requests_under_way_and_jobs_that_wait_are_counted(site):
     assert readings(site).get("requests_in_flight") == 0.0
     gate = threading.Event()
-    blocked = threading.Thread(target=lambda: site.server.engine.do(lambda _: gate.wait(20)))
+    blocked = threading.Thread(target=lambda: site.core.engine.do(lambda _: gate.wait(20)))
     asking = threading.Thread(target=lambda: site.client.rank("u1", ["i1"]))
     blocked.start()
     asking.start()

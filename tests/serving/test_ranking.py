@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.metrics import Readings
-from serving import scoring
+from serving import routes, scoring
 from serving.engine import Served
 from serving.messages import RankAnswer
 
@@ -195,7 +195,7 @@ def test_a_client_that_leaves_in_the_middle_of_a_body_harms_nobody(site):
 def test_a_client_that_leaves_before_its_answer_costs_the_engine_nothing(site, monkeypatch):
     ranked, hold = [], threading.Event()
     monkeypatch.setattr(scoring.Rank, "together", staticmethod(ranked.append))
-    busy = threading.Thread(target=lambda: site.server.engine.do(lambda _: hold.wait(30)))
+    busy = threading.Thread(target=lambda: site.core.engine.do(lambda _: hold.wait(30)))
     busy.start()
     with site.connect() as leaver:
         body = b'{"user": 1, "items": [2]}'
@@ -203,7 +203,7 @@ def test_a_client_that_leaves_before_its_answer_costs_the_engine_nothing(site, m
             b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
         )
-        site.until(lambda: site.server.engine.waiting == 1)
+        site.until(lambda: site.core.engine.waiting == 1)
 
     def noticed() -> bool:
         counted = Readings(site.http.get("/metrics").text)
@@ -212,7 +212,7 @@ def test_a_client_that_leaves_before_its_answer_costs_the_engine_nothing(site, m
     site.until(noticed)
     hold.set()
     busy.join()
-    site.server.engine.do(lambda _: None)
+    site.core.engine.do(lambda _: None)
     assert ranked == []
 
 
@@ -236,7 +236,7 @@ def test_a_fault_of_the_server_is_a_problem_document_too(site):
     def break_it(tables) -> None:
         tables.served = Served(None, tables.served.manifest)
 
-    site.server.engine.do(break_it)
+    site.core.engine.do(break_it)
     response = site.http.post("/v1/rank", json={"user": 1, "items": [1]})
     assert response.status_code == 500
     assert response.json()["type"] == "urn:freshet:problem:internal"
@@ -283,7 +283,7 @@ def test_a_failure_names_its_request_once(site, monkeypatch):
     def fails(*_):
         raise ValueError("made up")
 
-    monkeypatch.setattr(scoring, "answer", fails)
+    monkeypatch.setattr(routes, "answer", fails)
     answer = site.http.post("/v1/rank", json={"user": "u1", "items": ["i1"], "request": "日"})
     assert (answer.status_code, answer.json()["type"]) == (500, "urn:freshet:problem:internal")
     assert answer.headers.get_list("X-Request-Id") == ["%E6%97%A5"]

@@ -136,7 +136,7 @@ def change(chain: Chain, site: Site, number: int) -> int:
 
 def history(site: Site, user: str) -> Histories:
     """What the server knows of a user."""
-    return site.server.engine.do(lambda tables: tables.read([key_of(user)])[0])
+    return site.core.engine.do(lambda tables: tables.read([key_of(user)])[0])
 
 
 @pytest.mark.parametrize("changes", [50, pytest.param(200, marks=pytest.mark.long)])

@@ -18,7 +18,7 @@ from service.action_types import ActionTypes
 from service.actions import Action, key_of, partition_of, stream_key
 from service.histories.local import LocalHistories
 from service.histories.settings import HistorySettings
-from service.intake import IntakeSettings
+from service.intake_settings import IntakeSettings
 from service.metrics import ServingMetrics
 from service.streams.kafka.stream import KafkaStream
 from service.versions import VersionDirectory

@@ -9,7 +9,8 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from service.action_types import ActionTypes
 from service.actions import partition_of, stream_key
 from service.errors import OffsetError, StreamError
-from service.intake import Intake, IntakeSettings
+from service.intake import Intake
+from service.intake_settings import IntakeSettings
 from service.streams.kafka.stream import KafkaStream
 from tests.stack.brokers import Broker, free_port
 from tests.stack.patience import payloads, read_on, until

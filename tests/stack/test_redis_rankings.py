@@ -90,7 +90,7 @@ def test_rankings_are_those_of_a_server_that_keeps_its_own_histories(sited, tmp_
         other.until_ready()
         read = other.server.metrics.history_records_total._value
         until(lambda: read.get() == 1500)
-        site.until(lambda: site.server.histories._watermark_ms > 0)
+        site.until(lambda: site.core.histories._watermark_ms > 0)
         for user in [f"u{n}" for n in range(30)]:
             assert scores(site, user) == scores(other, user)
             both = [one.client.recommend(user, n=10)["items"] for one in (site, other)]
@@ -156,7 +156,7 @@ def test_a_redis_that_stops_under_load_costs_no_answer_and_no_time(sited, own_re
             time.sleep(1.0)
             during = len(seconds)
             assert {user: scores(site, user) for user in known} == known
-        until(lambda: not site.server.histories._breaker.open)
+        until(lambda: not site.core.histories._breaker.open)
         until(lambda: len(seconds) > during + 50)
         assert max(seconds) < max(quiet, SLACK_SECONDS) + WAIT_SECONDS
     assert reads(site, "stale") > 10
@@ -204,13 +204,13 @@ def test_what_the_server_read_is_what_local_histories_hold(sited):
     followed.append(random_actions(5, 2500))
     followed.write()
     histories, watermark_ms = followed.local()
-    source = site.server.histories
+    source = site.core.histories
     site.until(lambda: source._watermark_ms == watermark_ms)
     for user in [f"u{n}" for n in range(31)]:
         expected = histories.read(np.array([key_of(user)]), 64, watermark_ms)
-        (found,) = site.server.engine.do(lambda tables, user=user: tables.read([key_of(user)]))
+        (found,) = site.core.engine.do(lambda tables, user=user: tables.read([key_of(user)]))
         assert same(found, expected)
-    assert site.server.engine.do(lambda tables: len(tables.histories)) == 0
+    assert site.core.engine.do(lambda tables: len(tables.histories)) == 0
 
 
 def test_an_erased_user_is_not_ranked_by_what_was_erased(sited):
@@ -228,8 +228,8 @@ def test_an_erased_user_is_not_ranked_by_what_was_erased(sited):
     with followed.running():
         until(lambda: site.client.versions()["generation"] == number)
         assert followed.value("u0") is None
-        assert site.server.histories._seen.get(key_of("u0")) is None
-    reading = site.server.readings.get(key_of("u0"))
+        assert site.core.histories._seen.get(key_of("u0")) is None
+    reading = site.core.readings.get(key_of("u0"))
     assert reading is None or not len(reading.kept.seen)
     assert scores(site, "u1") != nobody
 

@@ -13,7 +13,8 @@ import pytest
 from service.action_types import ActionTypes
 from service.blocks import Block
 from service.errors import StreamError
-from service.intake import Intake, IntakeSettings
+from service.intake import Intake
+from service.intake_settings import IntakeSettings
 from service.streams import Stream
 from tests.trainer.workshop import Workshop, told
 from trainer import loop

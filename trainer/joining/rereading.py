@@ -15,7 +15,8 @@ from service.actions import Action, Impression
 from service.blocks import Block, BlockBuilder, Offsets
 from service.errors import OffsetError
 from service.histories.erased import Erased
-from service.intake import POLL_SECONDS, READ_RECORDS, IntakeSettings
+from service.intake import POLL_SECONDS, READ_RECORDS
+from service.intake_settings import IntakeSettings
 from service.streams import Record, Stream
 from trainer.joining.groups import SKIPPED, Groups
 from trainer.joining.joiner import Facts, Joiner

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from service.action_types import ActionTypes
 from service.errors import SettingsError
 from service.histories.settings import HistorySettings
-from service.intake import IntakeSettings
+from service.intake_settings import IntakeSettings
 from service.redis.settings import RedisSettings, redis_of
 from service.settings import Settings
 

@@ -17,7 +17,8 @@ from service.model.placed import PlacedRows
 from service.model.plain import PlainAsker
 from service.model.ranker import ITEM_SLOT, Ranker, Request
 from service.model.readings import Readings
-from serving.settings import ServingSettings, computing
+from serving.computing import computing
+from serving.settings import ServingSettings
 from tests.service.model.catalogue import START_MS, Catalogue
 from tests.service.model.test_categories import MOST, coded
 from tests.service.model.test_items import changed, rows_of

@@ -16,7 +16,8 @@ from service.errors import SettingsError
 from service.model.asking import Asked, Asker, Seen
 from service.model.network import Network
 from service.model.products import product
-from serving.settings import ServingSettings, computing
+from serving.computing import computing
+from serving.settings import ServingSettings
 
 ROOT = Path(__file__).parents[3]
 CUDA = torch.device("cuda", 0)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from service.action_types import ActionType, ActionTypes
+from service.draws import Draw
 from service.errors import ModelMismatch
 from service.histories.local import Histories
-from service.model.posterior import DRAWS, FACTOR, Draw, Posterior
+from service.model.posterior import DRAWS, FACTOR, Posterior
 from service.model.ranker import Ranker, Request
 from service.versions import Snapshot
 from tests.service.model.conftest import NOW_MS

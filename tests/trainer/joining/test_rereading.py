@@ -12,7 +12,7 @@ from service.action_types import ActionTypes
 from service.actions import key_of
 from service.blocks import Block, BlockBuilder, Offsets
 from service.histories.erased import Erased
-from service.intake import IntakeSettings
+from service.intake_settings import IntakeSettings
 from service.streams import LocalStream
 from service.streams.local import LocalStreamSettings
 from tests.trainer.joining.stories import Told, decode_action, decode_impression, messy
