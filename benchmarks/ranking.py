@@ -60,6 +60,7 @@ def main() -> int:
     options.add_argument("--seconds", type=float, help="length of a run (5; quick: 1)")
     options.add_argument("--runs", type=int, help="runs (5; quick: 3)")
     options.add_argument("--curve", action="store_true", help="latency over load, and only that")
+    options.add_argument("--http-workers", type=int, default=0, help="as serving.http_workers")
     options.parse_args()  # help and mistakes before the work
     with live.learned() as folder:
 
@@ -125,8 +126,9 @@ def _measure(folder: DataFolder, chosen: argparse.Namespace) -> Iterator[Figure]
     bare = Bare(folder)
     for reading, settings in SERVERS.items():
         with ExitStack() as stack:
-            site = stack.enter_context(live.served(folder, **settings))
-            shape = {**SHAPE, "reading": reading, "trainer": "idle"}
+            workers = {"http_workers": chosen.http_workers}
+            site = stack.enter_context(live.served(folder, **settings, **workers))
+            shape = {**SHAPE, **workers, "reading": reading, "trainer": "idle"}
             if chosen.with_trainer:
                 stack.enter_context(live.training(folder, chosen.feed))
                 time.sleep(live.SETTLE_SECONDS)
@@ -215,14 +217,18 @@ class Bare:
 def _curve(folder: DataFolder, chosen: argparse.Namespace) -> Iterator[Figure]:
     """One rate after another until requests are turned away."""
     seconds = chosen.seconds or (4.0 if chosen.quick else 20.0)
-    with live.served(folder) as site, live.training(folder, chosen.feed, PUBLISH_SECONDS):
+    workers = {"http_workers": chosen.http_workers}
+    with (
+        live.served(folder, **workers) as site,
+        live.training(folder, chosen.feed, PUBLISH_SECONDS),
+    ):
         load(site, WARM_REQUESTS, 60.0, seed=0, shown=SHOWN)
         for rate in RATES:
             before = _readings(site)
             whole, refused = asyncio.run(_open_loop(site, rate, seconds))
             during = {name: count - before[name] for name, count in _readings(site).items()}
             settings = {
-                **SHAPE, "rate": rate, "answered": len(whole), "turned_away": refused,
+                **SHAPE, **workers, "rate": rate, "answered": len(whole), "turned_away": refused,
                 "hit_rate": round(during["hit"] / max(1, sum(during.values())), 3),
                 "publish_seconds": PUBLISH_SECONDS, "feed_per_second": chosen.feed,
             }  # fmt: skip

@@ -292,6 +292,12 @@ class ServingMetrics(Metrics):
         self.requests_in_flight = self._gauge(
             "requests_in_flight", "Requests that came and are not answered yet"
         )
+        self.workers = self._gauge(
+            "workers", "HTTP workers that run; 0 where one process does everything"
+        )
+        self.worker_restarts_total = self._counter(
+            "worker_restarts_total", "HTTP workers that ended and were started again"
+        )
         self.engine_waiting = self._gauge(
             "engine_waiting", "Rankings and changes that wait for the engine's thread"
         )

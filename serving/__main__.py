@@ -1,4 +1,5 @@
-"""`python -m serving`: one server process on an embedded data folder."""
+"""`python -m serving`: one server on an embedded data folder; `serving.http_workers` says in how
+many processes."""
 
 import argparse
 import gc
@@ -16,6 +17,8 @@ from service.settings import Settings
 from serving.guard import require_keys
 from serving.http import Http
 from serving.whole import whole_server
+from serving.workers.orders import Told
+from serving.workers.supervisor import Supervisor
 
 log = logging.getLogger("serving")
 
@@ -37,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         read_secret_files(os.environ)
         start_logging(options.log_level, options.log_format)
         settings = Settings.load(options.settings)
-        _, server = whole_server(options.data, settings)
+        core, server = whole_server(options.data, settings)
         require_keys(
             options.host, server.guard.keyed, options.allow_open or server.settings.allow_open
         )
@@ -46,7 +49,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     # What is loaded now lives as long as the process: the collector need not walk it.
     gc.freeze()
-    Http(server, options.host, options.port).run()
+    if server.settings.http_workers > 1:
+        told = Told(
+            str(options.data), settings.to_dict(), options.host, options.port,
+            options.log_level, options.log_format,
+        )  # fmt: skip
+        Supervisor(core, told).run()
+    else:
+        Http(server, options.host, options.port).run()
     return 0
 
 

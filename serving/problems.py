@@ -24,6 +24,7 @@ TITLES = {
     "not-json-type": "The body is not declared as JSON",
     "invalid-field": "A field is not valid",
     "rate-limited": "This key is over its rate",
+    "engine-gone": "The process that answers has ended",
     "overloaded": "Too many requests are waiting",
     "not-ready": "No version is loaded yet",
     "log-unavailable": "The log did not take the records",

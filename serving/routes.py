@@ -214,7 +214,7 @@ def _add_state(routes: APIRouter, server: Server) -> None:
     @routes.get(
         "/metrics",
         response_class=PlainTextResponse,
-        responses=problems() if open_metrics else problems(401, 403),
+        responses=problems(503) if open_metrics else problems(401, 403, 503),
         dependencies=[] if open_metrics else server.guard.needs("read"),
     )
     async def metrics() -> Response:

@@ -11,6 +11,9 @@ from service.settings import Section
 class ServingSettings(Section):
     """How one server takes requests in and follows versions and actions."""
 
+    http_workers: int = Field(0, ge=0, le=64)
+    """Processes that take requests in beside the one that answers them; 0 or 1: one process does
+    both."""
     body_limit_bytes: int = Field(4 * 2**20, ge=1024)
     """Longest request body; a longer one is answered with 413."""
     queue_limit: int = Field(256, ge=1)
