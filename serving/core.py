@@ -51,16 +51,17 @@ class Core:
             self.settings.reading_bytes,
             lambda outcome: self.metrics.readings_total.labels(outcome).inc(),
         )
+        crew = Crew(self.settings.threads)
         tables = Tables(
             LocalHistories(kept),
             readings=self.readings,
-            crew=Crew(self.settings.search_threads),
+            crew=crew,
             pages=Pages(self.settings.pages_bytes, self.settings.pages_seconds),
         )
         self.engine = Engine(tables, self.settings.queue_limit, self.settings.deadline_seconds)
         self.follower = VersionFollower(
             self.directory, self.engine, self.metrics, self.settings.poll_seconds, self.readings,
-            self.settings.dense, computing(self.settings),
+            self.settings.dense, computing(self.settings), crew,
         )  # fmt: skip
         self.redis = redis_of(settings)
         self.histories = self._source(kept)

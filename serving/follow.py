@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from kernels.crew import Crew
 from service.device import ON_CPU, Device
 from service.errors import FreshetError, VersionError
 from service.metrics import ServingMetrics
@@ -53,10 +54,12 @@ class VersionFollower:
         readings: Readings | None = None,
         dense: Dense = "fp32",
         device: Device = ON_CPU,
+        crew: Crew | None = None,
     ) -> None:
         """readings: where all versions keep the histories that they have read; dense: precision of
-        their products; device: where these are computed."""
+        their products; device, crew: where and by which threads these are computed."""
         self._readings, self._dense, self._device = readings, dense, device
+        self._crew = crew
         self.refusals = Refusals(metrics)
         self.standing = Standing()
         self._manifests: dict[int, Manifest] = {}
@@ -225,7 +228,7 @@ class VersionFollower:
     def _load(self, manifest: Manifest) -> None:
         """Load a whole version aside and swap it in."""
         snapshot = Snapshot.read(self._directory, manifest.number)
-        ranker = Ranker(snapshot, self._readings, self._dense, self._device)
+        ranker = Ranker(snapshot, self._readings, self._dense, self._device, self._crew)
         if self._dense == "auto":
             log.info("products are computed in %s, as is fastest here", ranker.dense)
             self._dense = ranker.dense

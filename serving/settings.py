@@ -36,8 +36,9 @@ class ServingSettings(Section):
     """Most stream records applied to the histories between two requests."""
     item_filters: tuple[str, ...] = ()
     """Features of items that recommendations can be filtered by; 16 bytes an item each."""
-    search_threads: int = Field(1, ge=1)
-    """Threads that search all items for one recommendation."""
+    threads: int = Field(1, ge=1)
+    """Threads that one request's work is dealt to: candidates of a ranking (in float32), and rows
+    of a search of all items."""
     pages_bytes: int = Field(16 * 2**20, ge=0)
     """Memory for what the pages of recommendations held, so that none repeats an item: a page of 10
     takes 0.8 KB."""

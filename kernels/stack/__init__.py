@@ -23,6 +23,7 @@ from torch import Tensor
 
 from kernels.attention.buckets import DISTANCE_BUCKETS, TIME_BUCKETS
 from kernels.backends import pick
+from kernels.crew import Crew
 from kernels.stack import cpu, reference
 from kernels.stack.layout import Floats, by_place, stacked, stride
 
@@ -72,14 +73,16 @@ class Stack:
     """The weights of all layers, laid out to be met by rows.
 
     heads, width, value_width: H, K and V. length: N, and the most events of a history.
-    backend: "reference" (plain torch) or "numba". Raises ValueError for weights that do not fit.
+    backend: "reference" (plain torch) or "numba". crew: threads that asking rows are dealt to.
+    Raises ValueError for weights that do not fit.
     """
 
     def __init__(
         self, layers: Sequence[LayerWeights], heads: int, width: int, value_width: int,
-        length: int, backend: str = "numba",
+        length: int, backend: str = "numba", crew: Crew | None = None,
     ) -> None:  # fmt: skip
         self._backend: Any = pick(backend, _BACKENDS)
+        self._crew = crew or Crew()
         self.heads, self.width, self.value_width, self.length = heads, width, value_width, length
         self.dim = len(layers[0].output_bias_D)
         for number, layer in enumerate(layers):
@@ -135,7 +138,8 @@ class Stack:
                 raise ValueError(
                     f"weights are {list(weighed.shape)}, rows and events {[len(x), len(kept)]}"
                 )
-        self._backend.ask(
+        self._crew.run(
+            len(x) * (1 + len(kept)), self._backend.ask,
             x, alone, at_ms, kept.at_ms_T, kept.keys_LHKT, kept.values_LHTV, *self._products,
             *self._biases, self._own_L, *self._factors, weighed,
         )  # fmt: skip

@@ -70,10 +70,12 @@ def _attended(
 
 @njit(cache=True, nogil=True)
 def ask(
-    x_RD, alone, at_ms, at_ms_T, keys_LHKS, values_LHTV, project_LDP, project_bias_LP, output_LWD,
-    output_bias_LD, near_LM, when_LS, own_L, alpha, scale, eps, weighed_RT,
+    share, shares, x_RD, alone, at_ms, at_ms_T, keys_LHKS, values_LHTV, project_LDP,
+    project_bias_LP, output_LWD, output_bias_LD, near_LM, when_LS, own_L, alpha, scale, eps,
+    weighed_RT,
 ):  # fmt: skip
-    """The last layer's rows in the place of x. The first `alone` rows do not see themselves."""
+    """The last layer's rows in the place of x, of every `shares` panels one. The first `alone`
+    rows do not see themselves."""
     layers, heads, width, stride = keys_LHKS.shape
     events, value_width = values_LHTV.shape[2], values_LHTV.shape[3]
     rows, dim = x_RD.shape
@@ -88,7 +90,7 @@ def ask(
     for n in range(layers):
         near = address(near_LM[n]) + 4 * (nearest - events)
         biases(address(bias), near, address(buckets), address(when_LS[n]), events)
-        for r in range(0, rows, PANEL):
+        for r in range(PANEL * share, rows, PANEL * shares):
             some, x = min(PANEL, rows - r), address(x_RD) + 4 * r * dim
             normed, out = address(narrow[0]), address(narrow[1])
             attended, gated, its = address(broad[0]), address(broad[1]), address(projected)

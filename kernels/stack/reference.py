@@ -32,10 +32,12 @@ def read(x_ND: Any, at_ms_T: Any, keys_LHKS: Any, values_LHTV: Any, *weights: An
 
 
 def ask(
-    x_RD: Any, alone: int, at_ms: int, at_ms_T: Any, keys_LHKS: Any, values_LHTV: Any,
-    *weights: Any,
+    share: int, shares: int, x_RD: Any, alone: int, at_ms: int, at_ms_T: Any, keys_LHKS: Any,
+    values_LHTV: Any, *weights: Any,
 ) -> None:  # fmt: skip
-    """The last layer's rows in the place of x."""
+    """The last layer's rows in the place of x. The first share does everything."""
+    if share:
+        return
     *layers, own_L, alpha, scale, eps, weighed_RT = weights
     x, events = torch.from_numpy(x_RD), len(at_ms_T)
     ahead_T = events - torch.arange(events)

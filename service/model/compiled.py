@@ -15,6 +15,7 @@ from numba import njit
 from torch import Tensor
 
 from kernels.attention.buckets import time_bucket_of
+from kernels.crew import Crew
 from kernels.stack import Kept, LayerWeights, Stack, heads
 from service.model.asking import Answer, Asked, Floats, Seen, require_ours, window_of
 from service.model.layer import Layer
@@ -47,13 +48,14 @@ class CompiledAsker:
 
     extends = True
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, crew: Crew | None = None) -> None:
+        """crew: threads that a request's candidates are dealt to."""
         require_ours(network)
         self.network = network
         settings, layers = network.settings, network.hstu._stack()
         self._stack = Stack(
             [_weights(layer) for layer in layers], settings.heads, settings.qk_width,
-            settings.v_width, settings.window,
+            settings.v_width, settings.window, crew=crew,
         )  # fmt: skip
         tokens = network.tokens
         self._scale, self._tables = np.float32(tokens.scale), _Tables(*(

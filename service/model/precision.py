@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kernels.crew import Crew
 from service.device import ON_CPU, Device
 from service.model.asking import Answer, Asked, Asker, Asks, Seen, is_ours
 from service.model.compiled import CompiledAsker
@@ -67,13 +68,17 @@ def chosen(
 
 
 def asker_of(
-    network: Network, dense: Dense, codes: Codes | None = None, device: Device = ON_CPU
-) -> Asks[Any]:
-    """Asks a network in a precision; one of another form by its own layers, on the CPU."""
+    network: Network, dense: Dense, codes: Codes | None = None, device: Device = ON_CPU,
+    crew: Crew | None = None,
+) -> Asks[Any]:  # fmt: skip
+    """Asks a network in a precision; one of another form by its own layers, on the CPU.
+
+    crew: threads that candidates are dealt to, in float32 on a CPU.
+    """
     if not is_ours(network):
         return PlainAsker(network)
     if dense == "fp32" and device == ON_CPU:
-        return CompiledAsker(network)
+        return CompiledAsker(network, crew)
     return Asker(network, PRECISIONS[dense], codes, device.torch)
 
 

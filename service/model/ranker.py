@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kernels.crew import Crew
 from kernels.reserved import Reserved
 from service.action_types import ActionTypes
 from service.device import ON_CPU, Device
@@ -148,15 +149,15 @@ class Ranker:
 
     def __init__(
         self, snapshot: Snapshot, readings: Readings | None = None, dense: Dense = "fp32",
-        device: Device = ON_CPU,
+        device: Device = ON_CPU, crew: Crew | None = None,
     ) -> None:  # fmt: skip
         """Build the model of a whole snapshot. Raises ModelMismatch if its parts do not fit.
 
         readings: where histories that were read are kept; versions may share it. dense: precision
         of matrix products, `auto` for the one that measures fastest here. device: where networks of
-        our form compute; others do so on the CPU.
+        our form compute; others do so on the CPU. crew: threads that candidates are dealt to.
         """
-        self.number = snapshot.number
+        self.number, self._crew = snapshot.number, crew or Crew()
         self._readings = Readings(0) if readings is None else readings
         self._stamps, self._stamp = Reserved(np.int64), 0
         with _explained(snapshot.number):
@@ -320,7 +321,7 @@ class Ranker:
         self.items.rehearse()
 
     def _laid_out(self, model: Model) -> Asks[Any]:
-        return asker_of(model.network, self.dense, model.codes, self._device)
+        return asker_of(model.network, self.dense, model.codes, self._device, self._crew)
 
     def _unseen(self, keys_N: Longs, rows_N: Tensor, codes_of: CodesOf | None) -> "_Unseen":
         """Those of some items that have no row, but categories."""

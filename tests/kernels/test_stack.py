@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kernels.crew import Crew
 from kernels.stack import Kept, LayerWeights, Stack, heads
 from kernels.stack.layout import by_place
 
@@ -23,7 +24,7 @@ class Shape:
     value_width: int = 32
     length: int = 256
 
-    def stack(self, backend: str = "numba") -> Stack:
+    def stack(self, backend: str = "numba", crew: Crew | None = None) -> Stack:
         make = torch.Generator().manual_seed(0)
         wide = self.heads * self.value_width
         parts = 2 * (wide + self.heads * self.width)
@@ -38,7 +39,7 @@ class Shape:
             )
             for _ in range(self.layers)
         ]  # fmt: skip
-        return Stack(layers, self.heads, self.width, self.value_width, self.length, backend)
+        return Stack(layers, self.heads, self.width, self.value_width, self.length, backend, crew)
 
     def tokens(self, count: int, seed: int = 1) -> Tensor:
         return torch.randn(count, self.dim, generator=torch.Generator().manual_seed(seed))
@@ -93,6 +94,19 @@ def test_rows_may_be_asked_in_parts(size: int) -> None:
     whole = stack.ask(rows, kept, START_MS + 10**10, 0)
     parts = [stack.ask(part, kept, START_MS + 10**10, 0) for part in rows.split(size)]
     assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@torch.inference_mode()
+def test_threads_share_the_rows(threads: int) -> None:
+    at_ms_T, rows, weighed = times(100), Shape().tokens(300, seed=2), []
+    for crew in (Crew(), Crew(threads)):
+        stack = Shape().stack(crew=crew)
+        kept = stack.read(Shape().tokens(100), at_ms_T)
+        weighed.append(torch.zeros(300, 100))
+        weighed.append(stack.ask(rows, kept, START_MS + 10**10, weighed_RT=weighed[-1]))
+    assert torch.equal(weighed[0], weighed[2])
+    assert torch.equal(weighed[1], weighed[3])
 
 
 @torch.inference_mode()
