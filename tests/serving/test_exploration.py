@@ -90,7 +90,7 @@ def test_pages_of_an_explored_request_never_repeat_an_item(site: Site) -> None:
     assert len(found) == len(set(found)) == 40
     assert ids(recommend(site, n=7, page=2, request="r-pages")) == ids(pages[2])
     # Another server, which gave no earlier page, leaves out what they would have held.
-    tables = site.server.engine.do(lambda tables: tables)
+    tables = site.core.engine.do(lambda tables: tables)
     tables.pages._given.clear()
     tables.pages.nbytes = 0
     assert ids(recommend(site, n=7, page=2, request="r-pages")) == ids(pages[2])
