@@ -4,6 +4,8 @@ import json
 
 import httpx
 
+from tests.serving.test_exploration import BESIDE
+
 AT = 1_732_096_900.5
 RANK = {"user": "u1", "items": ["i3", 7, "i1", "i9", "nobody", "i3"], "at": AT}
 RECOMMEND = {"user": "u1", "n": 4, "at": AT, "request": "r-pages"}
@@ -15,6 +17,9 @@ POSTED = [
     ("/v1/recommend", RECOMMEND),
     ("/v1/recommend", {**RECOMMEND, "page": 1}),
     ("/v1/recommend?explain=true", {**RECOMMEND, "request": "r-2", "diversity": 0.5}),
+    ("/v1/rank?explain=true", {**RANK, "n": 3, "request": "mine", "explore": 0.5}),
+    ("/v1/recommend", {**RECOMMEND, "request": "r-3", "explore": 1}),
+    ("/v1/recommend", {**RECOMMEND, "explore": 2}),
     ("/v1/recommend", {"user": "u1", "at": AT, "exclude": ["i9"], "exclude_seen": False}),
     ("/v1/recommend", {"user": "u1", "at": AT, "categories": ["news"]}),
     ("/v1/recommend", {"user": "u1", "at": AT, "features": {"language": "en"}}),
@@ -48,7 +53,7 @@ def _lasting(fields: dict) -> dict:
 
 
 def test_all_of_it(start, publish, clicks):
-    publish(1)
+    publish(1, beside=BESIDE)
     items = [
         {"item": "i4", "categories": ["news"], "features": {"language": "en"}},
         {"item": "new", "categories": ["news"]},
