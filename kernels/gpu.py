@@ -3,7 +3,7 @@
 Imported when backend "triton" is asked for, never before: a server has no triton.
 """
 
-from contextlib import nullcontext
+from threading import Lock
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 _INTERPRETER_PROGRAMS = 8
 """Programs of a persistent kernel there, few and more than one."""
+_INTERPRETING = Lock()
+"""It puts its own functions into Triton while it runs a kernel, for all threads."""
 _PROGRAMS_PER_PROCESSOR = 32
 """As many as a multiprocessor holds at once."""
 
@@ -44,7 +46,7 @@ def launch(kernel: Any, programs: int | tuple[int, ...], *arguments: Any, **opti
     if 0 in grid:
         return
     device = arguments[0].device
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+    with torch.cuda.device(device) if device.type == "cuda" else _INTERPRETING:
         kernel[grid](*arguments, **options)
 
 

@@ -2,6 +2,7 @@
 interpreter, in a process of its own, for that is chosen before the kernels are imported."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -124,6 +125,15 @@ def test_bfloat16_and_the_measured_precision_are_there_and_bytes_are_not(
     ):
         computing(ServingSettings(device="cuda", dense="int8"))
     assert computing(ServingSettings(device="cuda", dense="bf16")) == DEVICE
+
+
+def test_two_threads_gather_at_once(catalogue_of: CatalogueOf) -> None:
+    """As a server that ranks while it prepares the next version."""
+    rows = rows_of(catalogue_of().base(30))
+    placed, every = PlacedRows(rows, CPU), torch.arange(len(rows))
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(lambda _: placed.gather(every, None), range(40)):
+            assert torch.equal(found, rows.gather(every))
 
 
 def test_networks_of_another_form_stay_on_the_cpu(catalogue_of: CatalogueOf) -> None:

@@ -85,4 +85,6 @@ def test_no_tensor_is_on_the_wrong_device_and_answers_are_on_the_cpu(
         weighed = [torch.zeros(5, 8), torch.zeros(1, 0)]
         answers = asker.ask(asked, weighed)
     assert [list(answer.logits_CA.shape) for answer in answers] == [[4, 5], [0, 5]]
-    assert {t.device.type for answer in answers for t in answer} == {"cpu"}
+    for answer in answers:
+        assert (answer.user_D.device.type, answer.logits_CA.device.type) == ("cpu", "cpu")
+        assert answer.inputs_CD.device == CUDA
