@@ -135,12 +135,11 @@ class Desk(Frames[ToEngine]):
     ) -> None:
         if answer.cancelled():
             return
-        error = answer.exception()
-        if error is None:
+        try:
             self.send(frame(number, answer.result()))
-        elif isinstance(error, Problem):
-            self.send(frames.refusal(number, error))
-        else:
+        except Problem as problem:
+            self.send(frames.refusal(number, problem))
+        except Exception as error:  # or the answer cannot travel: somebody waits all the same
             log.error("a request failed in the engine", exc_info=error)
             self.send(frames.Failed(number, repr(error)))
 

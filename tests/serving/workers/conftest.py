@@ -18,6 +18,7 @@ from service.commands.settings_file import write_settings
 from service.metrics import Readings
 
 ROOT = Path(__file__).parents[3]
+LISTENING = "Application startup complete"
 
 
 @dataclass
@@ -101,7 +102,8 @@ def started(data: Path, workers: int, **sections: Any) -> Iterator[Several]:
         left: list[int] = []
         try:
             several.until(several.ready, 120)
-            several.until(lambda: workers < 2 or len(several.workers()) == workers)
+            # Not only started: a worker that is told to end before it listens just ends.
+            several.until(lambda: log.read_text().count(LISTENING) == max(1, workers))
             yield several
         finally:
             left = several.workers() if process.poll() is None else []

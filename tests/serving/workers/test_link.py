@@ -110,6 +110,24 @@ def test_a_fault_in_the_engine_is_logged_there_and_one_here(site, caplog, monkey
     assert "KeyError" in caplog.text
 
 
+def test_an_answer_that_cannot_travel_is_a_fault_of_its_request_alone(site, monkeypatch):
+    found = scoring.Rank.together
+
+    def spoil(jobs, tables):
+        [ranking] = found(jobs, tables)
+        return [replace(ranking, left_out=np.float64(1)) if jobs[0].n else ranking]
+
+    monkeypatch.setattr(scoring.Rank, "together", staticmethod(spoil))
+
+    async def ask():
+        async with linked(site.core) as (remote, _, _):
+            with pytest.raises(EngineFailed, match="float64"):
+                await remote.ask(rank(["a"], n=1))
+            return await remote.ask(rank(["a"]))
+
+    assert asyncio.run(ask()).items == ["a"]
+
+
 def test_what_nobody_waits_for_is_not_computed(site, busy, monkeypatch):
     ranked = []
     monkeypatch.setattr(scoring.Rank, "together", staticmethod(ranked.append))
