@@ -112,7 +112,7 @@ def trainer_settings() -> Any:
     return SimpleNamespace(
         learning_rate=2e-3, prior_learning_rate=1e-2, pool_window=8_192, pool_draws=1_024,
         action_weight=1.0, log_q=True, keep_negatives=1.0, position_bias=True,
-        dense_precision="int8",
+        dense_precision="int8", exploration=False,
     )  # fmt: skip
 
 

@@ -243,7 +243,8 @@ def test_metrics_are_those_of_the_whole_server_and_never_fall(standing):
 
 
 def test_a_client_that_goes_is_forgotten_by_worker_and_engine(standing):
-    """The engine is stopped, so that the requests wait; it answers none of them later."""
+    """The engine is stopped, so that the requests wait; later it answers none of them, but for what
+    it has begun before it read on: one of each worker."""
 
     def ranked() -> float:
         return sum(standing.metrics().by_label("readings_total", "outcome").values())
@@ -258,7 +259,7 @@ def test_a_client_that_goes_is_forgotten_by_worker_and_engine(standing):
             httpx.post(f"{standing.url}/v1/rank", json=RANK, timeout=0.3)
     standing.process.send_signal(signal.SIGCONT)
     standing.until(lambda: gone() == 5)
-    assert ranked() == before
+    assert ranked() - before <= 2
     assert standing.metrics().get("requests_in_flight") == 0
 
 
