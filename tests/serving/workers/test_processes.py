@@ -243,8 +243,8 @@ def test_metrics_are_those_of_the_whole_server_and_never_fall(standing):
 
 
 def test_a_client_that_goes_is_forgotten_by_worker_and_engine(standing):
-    """The engine is stopped, so that the requests wait; later it answers none of them, but for those
-    that its thread has begun before the next frame was read."""
+    """The engine is stopped, so that the requests wait; later it answers none of them, but for
+    those that its thread has begun before the next frame was read."""
 
     def ranked() -> float:
         return sum(standing.metrics().by_label("readings_total", "outcome").values())
