@@ -36,7 +36,7 @@ class ServingSettings(Section):
     """Most stream records applied to the histories between two requests."""
     item_filters: tuple[str, ...] = ()
     """Features of items that recommendations can be filtered by; 16 bytes an item each."""
-    threads: int = Field(1, ge=1)
+    threads: int = Field(2, ge=1)
     """Threads that one request's work is dealt to: candidates of a ranking (in float32), and rows
     of a search of all items."""
     pages_bytes: int = Field(16 * 2**20, ge=0)
