@@ -55,7 +55,7 @@ def demo_settings() -> dict[str, dict[str, Any]]:
 class Patience:
     """How long a demo waits for the server, and then watches until it has enough to say."""
 
-    ready_seconds: float = 75.0
+    ready_seconds: float = 240.0
     least_seconds: float = 15.0
     most_seconds: float = 35.0
 

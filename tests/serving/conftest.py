@@ -122,7 +122,7 @@ class Site:
         return socket.create_connection((url.host, url.port), seconds)
 
     def until_ready(self) -> None:
-        self.until(self.client.ready, 90.0)  # nothing may be compiled yet
+        self.until(self.client.ready, 240.0)  # nothing may be compiled yet
 
     def until_version(self, number: int) -> None:
         def served() -> bool:

@@ -29,7 +29,7 @@ class Several:
     url: str
     log: Path
 
-    def until(self, holds: Callable[[], Any], seconds: float = 60.0) -> Any:
+    def until(self, holds: Callable[[], Any], seconds: float = 240.0) -> Any:
         """Return what `holds` returns once it is true; fail when that takes too long."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
