@@ -88,7 +88,10 @@ def alive(pid: int) -> bool:
 
 @contextmanager
 def started(data: Path, workers: int, **sections: Any) -> Iterator[Several]:
-    sections["serving"] = {"dense": "fp32", "http_workers": workers, **sections.get("serving", {})}
+    given = sections.get("serving", {})
+    # Nothing is refused because other tests keep the machine busy.
+    patient = {"deadline_seconds": 60.0}
+    sections["serving"] = {"dense": "fp32", "http_workers": workers, **patient, **given}
     write_settings(data / "settings.toml", sections)
     port = free_port()
     command = [sys.executable, "-m", "serving", "--data", str(data), "--port", str(port)]
