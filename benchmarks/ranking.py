@@ -45,6 +45,11 @@ SHOWN = 20
 WARM_REQUESTS = 100
 BARE_RUNS = 40
 PUBLISH_SECONDS = 10.0
+IN_FLIGHT = 8
+BUSY: list[dict[str, int]] = [
+    {"threads": 1}, {"threads": 2}, {"threads": 1, "http_workers": 2},
+    {"threads": 2, "http_workers": 2},
+]  # fmt: skip
 RATES = (50, 100, 150, 200, 250, 300, 400, 600)
 ZIPF = 1.0
 SHAPE = {"history": HISTORY, "candidates": CANDIDATES, "dim": 64, "layers": 2, "action_heads": 1}
@@ -62,6 +67,11 @@ def main() -> int:
     options.add_argument("--feed", type=int, default=1000, help="actions/s that the trainer learns")
     options.add_argument("--seconds", type=float, help="length of a run (5; quick: 1)")
     options.add_argument("--runs", type=int, help="runs (5; quick: 3)")
+    options.add_argument(
+        "--busy",
+        action="store_true",
+        help=f"rankings a second with {IN_FLIGHT} in flight, only",
+    )
     options.add_argument("--curve", action="store_true", help="latency over load, and only that")
     options.add_argument("--http-workers", type=int, default=0, help="as serving.http_workers")
     options.parse_args()  # help and mistakes before the work
@@ -72,6 +82,8 @@ def main() -> int:
                 check(site)
 
         def measure(chosen: argparse.Namespace) -> Iterator[Figure]:
+            if chosen.busy:
+                return _busy(folder, chosen)
             return _curve(folder, chosen) if chosen.curve else _measure(folder, chosen)
 
         return report.run(options, verify, measure)
@@ -247,6 +259,37 @@ class Bare:
             np.array([0, HISTORY]), np.array(keys), np.zeros(HISTORY, np.int64),
             now_ms - 60_000 * np.arange(HISTORY, 0, -1), np.array([HISTORY]),
         )  # fmt: skip
+
+
+def _busy(folder: DataFolder, chosen: argparse.Namespace) -> Iterator[Figure]:
+    """Rankings a second while some are always in flight: several servers in turns."""
+    seconds, runs = chosen.seconds or 2.0, chosen.runs or (3 if chosen.quick else 5)
+    with ExitStack() as stack:
+        sites = [stack.enter_context(live.served(folder, **settings)) for settings in BUSY]
+        for site in sites:
+            load(site, WARM_REQUESTS, 60.0, seed=0, shown=SHOWN)
+        turns = [[asyncio.run(_closed_loop(site, seconds)) for site in sites] for _ in range(runs)]
+    for settings, values in zip(BUSY, zip(*turns, strict=True), strict=True):
+        about = {**SHAPE, "in_flight": IN_FLIGHT, **settings}
+        yield Figure.of("ranking.rankings_per_second", "1/s", list(values), **about)
+
+
+async def _closed_loop(site: Live, seconds: float) -> float:
+    """Rankings a second."""
+    rng, asked, answered = random.Random(3), Site(site.port), 0
+    bodies, end = [_body(rng, user, SHOWN) for user in WATCHED], time.monotonic() + seconds
+
+    async def ask() -> None:
+        nonlocal answered
+        while time.monotonic() < end:
+            status, _ = await asked.post("/v1/rank", rng.choice(bodies))
+            if status != 200:
+                raise CheckFailed(f"a ranking was answered with {status}")
+            answered += 1
+
+    await asyncio.gather(*(ask() for _ in range(IN_FLIGHT)))
+    asked.close()
+    return answered / seconds
 
 
 def _curve(folder: DataFolder, chosen: argparse.Namespace) -> Iterator[Figure]:

@@ -29,7 +29,7 @@ from kernels.crew import Crew
 from kernels.row_codes.cpu import half
 from kernels.row_dots import lanes_above, sums_of_codes, sums_of_codes4
 from service.model.allowed import Allowed, allowed_rows, rows_allowed
-from service.model.scans import dot, mean_of_codes
+from service.model.scans import dot, logits_of, mean_of_codes
 from service.model.vectors import INT4, INT8, Table
 
 Floats = npt.NDArray[np.float32]
@@ -145,7 +145,10 @@ def _scan(
         if looked >= BLOCK and passed * FEW < looked:
             some = _passing(allowed, excluded, base, base + size, block_rows)
             looked, passed = looked + size, passed + some
-            _logits(table, inverse, prior, codes, of_codes, user, block_rows[:some], block_logits)
+            logits_of(
+                table, inverse, prior, codes, of_codes, user, block_rows[:some],
+                block_logits[:some],
+            )  # fmt: skip
             for i in range(some):
                 if block_logits[i] > threshold:
                     rows[held], logits[held] = block_rows[i], block_logits[i]
@@ -252,24 +255,6 @@ def _passing(allowed: Any, excluded: Any, first: Any, end: Any, rows: Any) -> An
         rows[kept] = rows[i]
         kept += place == len(excluded) or excluded[place] != rows[i]
     return kept
-
-
-@njit(cache=True, nogil=True)
-def _logits(
-    table: Any, inverse: Any, prior: Any, codes: Any, of_codes: Any, user: Any, rows: Any, out: Any
-) -> None:
-    """Logits of some rows."""
-    kind, data, scale, bias, row_bytes, width = table
-    data_at, user_at = np.uint64(data.ctypes.data), np.uint64(user.ctypes.data)
-    coded, wide, low = kind in (INT8, INT4), np.float32(0), np.float32(0)
-    for i in range(len(rows)):
-        row = np.uint64(rows[i])
-        if coded:
-            wide, low = half(scale[row]), half(bias[row])
-        product = dot(kind, data_at + row * row_bytes, width, wide, low, user_at)
-        if len(of_codes):
-            product += mean_of_codes(codes, row, of_codes)
-        out[i] = product * inverse[row] + prior[row]
 
 
 @njit(cache=True, nogil=True)

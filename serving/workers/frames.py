@@ -7,6 +7,7 @@ the socket has no name that anybody else could open.
 
 import asyncio
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Generic, TypeVar, cast
@@ -159,7 +160,7 @@ def framed(frame: ToEngine | ToWorker) -> bytes:
     return LENGTH.pack(len(body)) + body
 
 
-class Frames(asyncio.Protocol, Generic[R]):
+class Frames(asyncio.Protocol, ABC, Generic[R]):
     """One end of the socket. Subclasses take what comes and say what happens at the end."""
 
     def __init__(self, kinds: object) -> None:
@@ -171,13 +172,13 @@ class Frames(asyncio.Protocol, Generic[R]):
         self.crowded = False
         """Whether the other end does not read."""
 
+    @abstractmethod
     def received(self, frame: R) -> None:
         """A frame came."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ended(self) -> None:
         """Nothing comes or goes any more."""
-        raise NotImplementedError
 
     def send(self, frame: ToEngine | ToWorker) -> None:
         """Send a frame, if there is still somebody to send it to."""
